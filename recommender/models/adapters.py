@@ -1,0 +1,47 @@
+"""LoRA as a way of training: adapters go in before, are merged after, and no saved model knows of them."""
+
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from torch import nn
+
+from recommender.errors import InputError
+from recommender.models.config import LoraSettings
+from recommender.models.hf_body import HuggingFaceBody
+
+
+def add_adapters(body: HuggingFaceBody, settings: LoraSettings) -> None:
+    """Freeze the body and put trainable low-rank adapters into its linear layers (arXiv 2106.09685).
+
+    Raises InputError when a target names no layer of the body.
+    """
+    names = {name.rpartition(".")[2] for name, module in body.backbone.named_modules() if isinstance(module, nn.Linear)}
+    unknown = sorted(set(settings.targets) - names)
+    if unknown:
+        raise InputError(
+            f"no linear layer named {', '.join(unknown)} (the body has: {', '.join(sorted(names))})",
+            where="model.lora.targets",
+        )
+    body.requires_grad_(False)
+    config = LoraConfig(
+        r=settings.r,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]
+        lora_dropout=settings.dropout,
+        target_modules=list(settings.targets),
+        bias="none",
+    )
+    inject_adapter_in_model(config, body.backbone)
+
+
+def merge_adapters(body: HuggingFaceBody) -> int:
+    """Fold every adapter into its layer and thaw the body; returns how many there were."""
+    found = [(name, module) for name, module in body.backbone.named_modules() if isinstance(module, LoraLayer)]
+    for name, module in found:
+        module.merge()  # type: ignore[attr-defined]
+        owner, _, attribute = name.rpartition(".")
+        setattr(body.backbone.get_submodule(owner), attribute, module.get_base_layer())
+    if found:
+        body.backbone.peft_config = None  # inject_adapter_in_model leaves it, save_pretrained would read it
+        del body.backbone.peft_config
+        body.requires_grad_(True)
+        body.backbone.get_input_embeddings().requires_grad_(False)
+    return len(found)

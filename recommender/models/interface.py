@@ -1,0 +1,69 @@
+"""What every recommender of this project is: a user vector, an item table, and named bodies of blocks."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+
+class History(NamedTuple):
+    """One padded batch of histories."""
+
+    items: Tensor  # int64 [B, L] rows, left-padded with 0
+    seen: Tensor | None = None  # int64 [B, S] rows that must not come back, padded with 0
+    times: Tensor | None = None  # int64 [B, L] unix seconds
+
+
+class Hidden(NamedTuple):
+    """The residual stream of one pass."""
+
+    entry: Tensor  # [B, T, H] raw stream before the first block
+    blocks: tuple[Tensor, ...]  # after each block, raw, [B, T, H] each
+    final: Tensor  # [B, T, H] after the last norm ([B, 1, H] with last_only)
+    at: Tensor  # int64 [B, L]: where item position t is read
+
+
+@runtime_checkable
+class Body(Protocol):
+    """A stack of blocks that can be cut."""
+
+    blocks: nn.ModuleList
+
+    def keep(self, indices: Sequence[int]) -> None:
+        """Keep only these blocks, in this order, and mend every index and config that speaks of them."""
+        ...
+
+
+class SequentialRecommender(nn.Module):
+    """Scores every item of the catalogue as the next one of a history: user vector x item table."""
+
+    objective: Literal["next-item", "cloze"] = "next-item"
+    max_length: int
+    n_items: int
+
+    def hidden(
+        self, history: History, *, blocks: Sequence[int] | None = None, last_only: bool = False
+    ) -> Hidden:
+        """The residual stream of a batch.
+
+        `blocks`: run only these blocks (in this order) instead of all. `last_only`: the caller reads
+        nothing but the last position of `final`, so the last block may skip the others.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.hidden")
+
+    def project(self, states: Tensor) -> Tensor:
+        """Hidden states [..., H] to the item space [..., D]."""
+        raise NotImplementedError(f"{type(self).__name__}.project")
+
+    def user_vector(self, history: History) -> Tensor:
+        """[B, D]: the vector that scores the next item; computes only what the last position needs."""
+        hidden = self.hidden(history, last_only=True)
+        return self.project(hidden.final[:, -1])
+
+    def item_table(self) -> Tensor:
+        """Output side, [n_items + 1, D], row 0 is padding; bias, norm and temperature folded in."""
+        raise NotImplementedError(f"{type(self).__name__}.item_table")
+
+    def bodies(self) -> Mapping[str, Body]:
+        """The stacks of blocks that can be pruned, by name ("user", "item")."""
+        return {}

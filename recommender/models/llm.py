@@ -1,0 +1,90 @@
+"""Item vectors -> input projection -> decoder body -> output projection -> scores over the catalogue.
+
+The E4SRec / SLMRec form (arXiv 2405.17890, section 3): items enter a language model as projected vectors, and the
+hidden state of the last token, projected back, is the user vector.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from recommender.models.hf_body import HuggingFaceBody
+from recommender.models.interface import Body, Hidden, History, SequentialRecommender
+
+
+class LlmRecommender(SequentialRecommender):
+    """A decoder over item vectors.
+
+    `item_vectors` [n_items + 1, D]: frozen when `train_items` is False (SLMRec takes them from a SASRec), else the
+    start of a trained, tied table. `prefix` [P, H] and `suffix` [S, H] are embedded prompts, frozen; a prompt's word
+    embeddings are looked up once at build time, so that the word table itself can be dropped.
+    """
+
+    prefix: Tensor
+    suffix: Tensor
+
+    def __init__(
+        self,
+        body: HuggingFaceBody,
+        *,
+        item_vectors: Tensor,
+        train_items: bool,
+        max_length: int,
+        dropout: float,
+        prefix: Tensor | None = None,
+        suffix: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        width, hidden = item_vectors.shape[1], body.config.hidden_size
+        self.n_items, self.max_length = item_vectors.shape[0] - 1, max_length
+        self.items = nn.Embedding.from_pretrained(item_vectors, freeze=not train_items, padding_idx=0)
+        self.input_projection = nn.Linear(width, hidden)
+        self.body = body
+        self.output_projection = nn.Linear(hidden, width, bias=False)
+        self.dropout = nn.Dropout(dropout)
+        self.register_buffer("prefix", torch.zeros(0, hidden) if prefix is None else prefix)
+        self.register_buffer("suffix", torch.zeros(0, hidden) if suffix is None else suffix)
+
+    def hidden(
+        self, history: History, *, blocks: Sequence[int] | None = None, last_only: bool = False
+    ) -> Hidden:
+        """See `SequentialRecommender.hidden`; T = P + L + S, and with a suffix the last item is read at T - 1."""
+        items = history.items
+        embeds, mask = self._embed(items)
+        run = self.body(
+            embeds,
+            mask,
+            blocks=blocks,
+            last_only=last_only,
+            watch=not last_only,
+            count_positions=len(self.prefix) > 0,
+        )
+        at = (torch.arange(items.shape[1], device=items.device) + len(self.prefix)).expand(items.shape)
+        if len(self.suffix):
+            at = torch.cat((at[:, :-1], torch.full_like(at[:, :1], embeds.shape[1] - 1)), dim=1)
+        return Hidden(embeds if run.entry is None else run.entry, run.blocks, run.final, at)
+
+    def _embed(self, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings [B, T, H] and mask [B, T] of prompt, items, prompt."""
+        batch = items.shape[0]  # not len(): export would fix the batch size
+        embeds = self.dropout(self.input_projection(self.items(items)))
+        mask = (items != 0).long()
+        if not len(self.prefix) and not len(self.suffix):
+            return embeds, mask
+        parts = [self.prefix.expand(batch, -1, -1), embeds, self.suffix.expand(batch, -1, -1)]
+        ones = [torch.ones(batch, len(part), dtype=mask.dtype, device=mask.device) for part in (self.prefix, self.suffix)]
+        return torch.cat(parts, dim=1), torch.cat((ones[0], mask, ones[1]), dim=1)
+
+    def project(self, states: Tensor) -> Tensor:
+        """[..., H] -> [..., D]."""
+        projected: Tensor = self.output_projection(states)
+        return projected
+
+    def item_table(self) -> Tensor:
+        """The item vectors; input and output share them."""
+        return self.items.weight
+
+    def bodies(self) -> Mapping[str, Body]:
+        """One body, "user"."""
+        return {"user": self.body}

@@ -1,0 +1,119 @@
+"""What a stage is given and what it gives back; every stage is `run(config, inputs, context) -> Outputs`."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import ConfigDict
+
+from recommender.data.config import DataConfig, EvaluationConfig, Section
+from recommender.data.prepared import Prepared, Split
+from recommender.models.config import ModelConfig
+from recommender.scoring import ScorerRef
+
+Progress = Callable[[str, Mapping[str, Any]], None]
+"""Called as progress(event, values): ("start"|"step"|"epoch"|"note"|"done", {...}); values are plain numbers and text."""
+
+
+def silent(event: str, values: Mapping[str, Any]) -> None:
+    """The progress callback that says nothing."""
+
+
+Kind = Literal["checkpoint", "artifact"]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What is known of a bound name before anything runs; None where only running will tell."""
+
+    kind: Kind
+    layers: int | None = None  # blocks of the user body
+    model: ModelConfig | None = None
+
+
+class StageConfig(Section):
+    """Base of all stage configs; each one adds `stage: Literal["name"]` and its options."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    stage: str
+    """Which stage this is; every stage narrows it to its Literal."""
+
+    pools_seeds: ClassVar[bool] = False
+    """True for a stage that runs once for all seeds and reads `context.by_seed` (bench)."""
+
+    distributed: ClassVar[bool] = False
+    """True for a stage that all processes of an `accelerate launch` run together (train, distill)."""
+
+    accepts: ClassVar[tuple[Kind, ...]] = ("checkpoint",)
+    """Kinds of input that `consumes` may name; the recipe check refuses the others."""
+
+    @property
+    def consumes(self) -> tuple[str, ...]:
+        """Names (bound by earlier stages with `as`) that this stage reads, in the order it wants them."""
+        return ()
+
+    @property
+    def produces(self) -> str | None:
+        """The name that this stage binds, or None."""
+        return None
+
+    def problems(self, known: Mapping[str, Shape]) -> list[tuple[str, str]]:
+        """(field, what is wrong) for everything that can be seen before running; `known`: earlier names.
+
+        Names in `consumes` that are missing in `known` have been reported already: skip them.
+        """
+        return []
+
+    def shape(self, known: Mapping[str, Shape]) -> Shape | None:
+        """What `produces` will be, as far as it can be told before running; called when `produces` is set."""
+        return Shape("checkpoint") if self.produces else None
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What a name stands for once its stage is complete."""
+
+    name: str
+    kind: Kind
+    path: Path  # the checkpoint's or artifact's folder
+    stage_folder: Path  # stages/NN-name/, holds stage.json (config, seconds, metrics)
+    scorers: tuple[ScorerRef, ...] = ()  # how to open it; several for an artifact with several variants
+
+
+@dataclass(frozen=True)
+class Context:
+    """Everything a stage may use besides its config and inputs."""
+
+    prepared: Prepared
+    data: DataConfig
+    evaluation: EvaluationConfig
+    seed: int
+    device: str  # cpu | cuda
+    folder: Path  # write outputs here; renamed into place when the stage returns
+    scratch: Path  # survives a kill: state to resume from; deleted when the stage is complete
+    progress: Progress = silent
+    by_seed: Mapping[int, Mapping[str, Bound]] = field(default_factory=dict)  # seed -> name -> Bound
+    recipe: Mapping[str, Any] = field(default_factory=dict)  # the resolved recipe, for manifests
+    variant: str | None = None  # name of the recipe's variant that is run; None: the recipe itself
+    command: str = ""
+    threads: int | None = None
+
+    @cached_property
+    def split(self) -> Split:
+        """The held-out split that `evaluation.split` asks for."""
+        return self.prepared.split(self.evaluation.split)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a stage made: numbers for stage.json; files lie in `context.folder`.
+
+    A stage that makes a checkpoint writes it to `context.folder / "checkpoint"`, an artifact to
+    `context.folder / "artifact"` (the runner moves it to `artifacts/<as>/`); reports are written to `context.folder`
+    as `report.json`, `report.md`, `report.html` (the runner copies them to the run's top).
+    """
+
+    metrics: Mapping[str, Any] = field(default_factory=dict)
