@@ -1,0 +1,174 @@
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from bench.report.schema import CandidateReport, Report
+from bench.stage import BenchConfig, run
+from recommender.data.config import EvaluationConfig
+from recommender.errors import InputError
+from recommender.stage import Bound, Shape
+from tests.bench.conftest import bench_context, quick, three_candidates
+from tests.bench.fakes import HOSTILE
+
+
+def by_name(report: Report) -> Mapping[str, CandidateReport]:
+    return {each.name: each for each in report.candidates}
+
+
+def test_every_candidate_is_in_the_report_in_the_order_of_the_recipe(report: Report) -> None:
+    assert list(by_name(report)) == ["teacher", "student", "student-onnx:fp32", "student-onnx:int8"]
+    assert [each.of for each in report.candidates] == [None, "teacher", "student", "student"]
+    assert [each.kind for each in report.candidates] == ["checkpoint"] * 2 + ["artifact"] * 2
+    assert [each.runtime for each in report.candidates] == ["torch"] * 2 + ["onnxruntime"] * 2
+
+
+def test_quality_is_that_of_the_ranks(report: Report) -> None:
+    found = by_name(report)
+    assert found["teacher"].quality["hr@1"] == pytest.approx(3 / 6)
+    assert found["student"].quality["mrr"] == pytest.approx(
+        np.mean([1 / (r + 1) for r in [4, 4, 3, 2, 2, 1]])
+    )
+    assert "mrr" not in found["student-onnx:fp32"].quality
+    assert found["student-onnx:fp32"].quality["ndcg@5"] == found["teacher"].quality["ndcg@5"]
+    assert [each.seed for each in found["teacher"].quality_by_seed] == report.seeds == [1, 2]
+
+
+def test_comparisons_are_against_the_first_name_unless_told_otherwise(report: Report) -> None:
+    assert [(each.candidate, each.against) for each in report.comparisons] == [
+        ("student", "teacher"), ("student-onnx:fp32", "teacher"), ("student-onnx:int8", "teacher"),
+    ]  # fmt: skip
+    student, same, _ = report.comparisons
+    assert (student.size_ratio, student.parameter_ratio) == (0.25, 0.25)
+    assert student.quality["hr@1"].ratio == 0.0
+    assert same.quality["ndcg@5"].model_dump() == {"ratio": 1.0, "ci95": (1.0, 1.0), "p_value": 1.0}
+    assert "mrr" not in same.quality and same.parameter_ratio is None
+    assert [(each.load, each.batch) for each in student.speedup] == [
+        ("full", 1), ("full", 4), ("real", 1), ("real", 4),
+    ]  # fmt: skip
+
+
+def test_slices_hold_all_users_and_average_to_the_whole(report: Report) -> None:
+    for each in report.candidates:
+        for by in ("history", "popularity"):
+            parts = [part for part in each.slices if part.by == by]
+            assert sum(part.users for part in parts) == report.evaluation.users == 6
+            total = sum(part.users * part.quality["ndcg@5"] for part in parts)
+            assert total / 6 == pytest.approx(each.quality["ndcg@5"])
+
+
+def test_what_was_not_measured_is_absent_in_the_file(bench_folder: Path) -> None:
+    text = (bench_folder / "run" / "report.json").read_text()
+    assert "null" not in text and "NaN" not in text
+    teacher, *_, onnx = json.loads(text)["candidates"]
+    assert not {"of", "variant", "peak_memory_bytes"} & set(teacher)
+    assert not {"parameters", "train"} & set(onnx)
+    assert not any({"p95_ms", "p99_ms"} & set(each) for each in teacher["latency"])  # 8 rounds
+
+
+def test_samples_show_titles_of_the_history_and_of_each_candidate(report: Report) -> None:
+    samples = report.sections.samples
+    assert samples is not None and len(samples) == 4
+    for sample in samples:
+        assert [each.candidate for each in sample.suggestions] == list(by_name(report))
+        assert sample.history_length in (3, 5)
+        assert HOSTILE in sample.history or sample.next == HOSTILE
+        teacher = sample.suggestions[0]
+        assert teacher.rank is not None and teacher.titles[teacher.rank - 1] == sample.next
+    assert any(
+        "id5" in sample.history or sample.next == "id5" for sample in samples
+    )  # an item without a title
+
+
+def test_the_plot_has_a_point_with_intervals_for_each_candidate(report: Report) -> None:
+    assert report.sections.pareto is not None
+    for pareto in report.sections.pareto:
+        assert [each.candidate for each in pareto.points] == list(by_name(report))
+        assert all(
+            p.quality_ci95 and p.quality_ci95[0] <= p.quality <= p.quality_ci95[1] for p in pareto.points
+        )
+        assert all(p.users_per_second_ci95 is not None for p in pareto.points)
+
+
+def test_the_report_says_what_ran_and_that_timings_are_of_one_process(report: Report) -> None:
+    assert (report.recipe, report.variant, report.command) == (
+        "tiny-recipe",
+        "plain",
+        "recpress run tiny-recipe",
+    )
+    assert (report.dataset.users, report.dataset.items, report.dataset.interactions) == (6, 8, 28)
+    assert any("one process" in note for note in report.sections.notes or [])
+    assert {each.threads for each in report.candidates} == {1}
+
+
+def test_other_metrics_go_to_stage_json(tmp_path: Path) -> None:
+    bounds = three_candidates(tmp_path)
+    outputs = run(quick(compare=["student"]), bounds, bench_context(tmp_path, {5: bounds}))
+    assert outputs.metrics["quality"]["student"]["hr@1"] == 0.0
+
+
+def test_against_may_be_any_candidate_and_one_alone_has_no_comparison(tmp_path: Path) -> None:
+    from bench.report.files import read
+
+    bounds = three_candidates(tmp_path)
+    (tmp_path / "one").mkdir()
+    run(
+        quick(compare=["student"], loads=["real"], samples=0),
+        bounds,
+        bench_context(tmp_path / "one", {5: bounds}),
+    )
+    alone = read(tmp_path / "one" / "run")
+    assert alone.comparisons == [] and alone.sections.samples == []
+    (tmp_path / "two").mkdir()
+    config = quick(compare=["student", "teacher"], against="teacher")
+    run(config, bounds, bench_context(tmp_path / "two", {5: bounds}))
+    assert [each.candidate for each in read(tmp_path / "two" / "run").comparisons] == ["student"]
+
+
+def test_lists_that_are_too_short_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    bounds = three_candidates(tmp_path)
+    manifest = bounds["student-onnx"].path / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"top_k": 9', '"top_k": 3'))
+    context = bench_context(tmp_path, {5: bounds}, evaluation=EvaluationConfig(ks=(5,)))
+    with pytest.raises(InputError, match="answers 3 items"):
+        run(quick(), bounds, context)
+    assert list(context.folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"compare": []}, "at least 1"),
+        ({"compare": ["a", "b", "a"]}, "'a' twice"),
+        ({"batch_sizes": [0]}, "greater than or equal to 1"),
+        ({"batch_sizes": [4, 4]}, "4 twice"),
+        ({"loads": ["fast"]}, "'full' or 'real'"),
+        ({"rouns": 3}, "Extra inputs"),
+    ],
+)
+def test_a_wrong_config_is_refused(more: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        BenchConfig.model_validate({"compare": ["a"], **more})
+
+
+def test_against_must_be_compared() -> None:
+    known: dict[str, Shape] = {}
+    assert BenchConfig(compare=("teacher", "student"), against="student").problems(known) == []
+    field, message = BenchConfig(compare=("teacher", "student"), against="techer").problems(known)[0]
+    assert field == "against" and "did you mean 'teacher'" in message
+
+
+def test_the_stage_reads_what_it_compares_and_pools_seeds() -> None:
+    config = BenchConfig(compare=("a", "b"))
+    assert config.consumes == ("a", "b") and config.produces is None and config.pools_seeds
+
+
+def test_inputs_are_enough_where_no_seeds_are_given(tmp_path: Path) -> None:
+    bounds: dict[str, Bound] = three_candidates(tmp_path)
+    context = bench_context(tmp_path, {5: {}})
+    object.__setattr__(context, "by_seed", {})
+    run(quick(compare=["teacher"]), bounds, context)
+    assert json.loads((context.folder / "report.json").read_text())["seeds"] == [5]

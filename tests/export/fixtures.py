@@ -1,0 +1,65 @@
+"""Tiny recommenders and artifacts that the export tests share."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+
+from export.artifact import Origin, write_artifact
+from recommender.data.prepared import Prepared
+from recommender.files import sha256_file
+from recommender.models.build import build_model
+from recommender.models.config import FAMILIES, LlmConfig, ModelConfig, PopularityConfig, SasrecConfig
+from recommender.models.interface import SequentialRecommender
+
+N_ITEMS, MAX_LENGTH, TOP_K = 40, 12, 15
+
+MODELS: dict[str, ModelConfig] = {
+    family: LlmConfig(family=family, layers=2, hidden=16, heads=2, item_dim=8)  # type: ignore[arg-type]
+    for family in FAMILIES
+} | {"sasrec": SasrecConfig(hidden=16, layers=2), "popularity": PopularityConfig()}
+
+
+def tiny_model(name: str, *, n_items: int = N_ITEMS, max_length: int = MAX_LENGTH) -> SequentialRecommender:
+    counts = torch.arange(n_items + 1).flip(0) // 3  # ties of three rows each
+    return build_model(MODELS[name], n_items=n_items, max_length=max_length, seed=3, counts=counts).eval()
+
+
+def make_artifact(model: SequentialRecommender, folder: Path, prepared: Prepared, **values: Any) -> Path:
+    """Write an artifact; `values` replace entries of its Origin."""
+    entries: dict[str, Any] = {"name": folder.name, "parents": {"tiny": "0" * 64}, "recipe": {"name": "test"}}
+    origin = Origin(**(entries | values))
+    write_artifact(model, folder, prepared=prepared, origin=origin, top_k=TOP_K, opset=23)
+    return folder
+
+
+def left_padded(users: int, length: int, *, seed: int = 0, n_items: int = N_ITEMS) -> np.ndarray:
+    """[users, length] random rows; user i has 1 to `length` of them, zeros in front."""
+    rng = np.random.default_rng(seed)
+    rows = rng.integers(1, n_items + 1, (users, length))
+    rows[np.arange(length)[None] < rng.integers(0, length, users)[:, None]] = 0
+    return rows
+
+
+def perturb(path: Path, scale: float, seed: int = 0) -> None:
+    """Add noise to the largest float weight of a graph, as a wrong conversion would."""
+    model = onnx.load(path)
+    floats = [entry for entry in model.graph.initializer if entry.data_type == onnx.TensorProto.FLOAT]
+    largest = max(floats, key=lambda entry: int(np.prod(entry.dims)))
+    weight = numpy_helper.to_array(largest)
+    noise = np.random.default_rng(seed).normal(0, scale, weight.shape).astype(np.float32)
+    largest.CopyFrom(numpy_helper.from_array(weight + noise, largest.name))
+    onnx.save(model, path)
+
+
+def reseal(folder: Path) -> None:
+    """Make the manifest's digests true again after a file was changed on purpose."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for name, entry in manifest["files"].items():
+        path = folder / name
+        entry["size_bytes"], entry["sha256"] = path.stat().st_size, sha256_file(path)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
