@@ -22,9 +22,15 @@ class TorchScorer:
 
     def top_k(self, history: HistoryArrays, k: int) -> TopK:
         """The k best rows of each history; equal scores in ascending row order."""
-        items = np.empty((len(history.items), k), dtype=np.int64)
-        scores = np.empty((len(history.items), k), dtype=np.float32)
-        for part, block in self._scores(history):
+        if not len(history.items):
+            return TopK(np.empty((0, k), dtype=np.int64), np.empty((0, k), dtype=np.float32))
+        return self.top_of_vectors(self.vectors(history), history.seen, k)
+
+    def top_of_vectors(self, vectors: Tensor, seen: Int64 | None, k: int) -> TopK:
+        """The scoring stage alone: user vectors [B, D] to the k best rows, `seen` [B, S] left out."""
+        items = np.empty((len(vectors), k), dtype=np.int64)
+        scores = np.empty((len(vectors), k), dtype=np.float32)
+        for part, block in self._scores(vectors, seen):
             best, rows = top_rows(block, k)
             items[part], scores[part] = rows.cpu().numpy(), best.cpu().numpy()
         return TopK(items, scores)
@@ -37,7 +43,9 @@ class TorchScorer:
         The target itself is never masked.
         """
         out = np.empty(len(targets), dtype=np.int64)
-        for part, block in self._scores(history, targets):
+        if not len(targets):
+            return out
+        for part, block in self._scores(self.vectors(history), history.seen, targets):
             gold = torch.from_numpy(targets[part]).to(block.device)
             if among is not None:
                 rows = torch.from_numpy(among[part]).to(block.device)
@@ -66,26 +74,20 @@ class TorchScorer:
         return out
 
     def _scores(
-        self, history: HistoryArrays, keep: Int64 | None = None
+        self, vectors: Tensor, seen: Int64 | None, keep: Int64 | None = None
     ) -> Iterator[tuple[slice, Tensor]]:
-        """Masked scores [b, n_items + 1] of one slice of users after another."""
-        if not len(history.items):
-            return
-        vectors = self.vectors(history)
+        """Masked scores [b, n_items + 1] of one slice of users after another; rows `keep` [B] stay unmasked."""
         with torch.inference_mode():
             table = self.model.item_table()
             for start in range(0, len(vectors), USERS_PER_PRODUCT):
                 part = slice(start, start + USERS_PER_PRODUCT)
                 scores = (vectors[part] @ table.T).float()
-                gold = None
-                if keep is not None:
-                    gold = torch.from_numpy(keep[part]).to(scores.device).unsqueeze(1)
-                    gold_scores = scores.gather(1, gold)
-                if history.seen is not None:
-                    seen = torch.from_numpy(history.seen[part]).to(scores.device)
-                    scores.scatter_(1, seen, -torch.inf)
+                gold = None if keep is None else torch.from_numpy(keep[part]).to(scores.device).unsqueeze(1)
+                gold_scores = None if gold is None else scores.gather(1, gold)
+                if seen is not None:
+                    scores.scatter_(1, torch.from_numpy(seen[part]).to(scores.device), -torch.inf)
                 scores[:, 0] = -torch.inf
-                if gold is not None:
+                if gold is not None and gold_scores is not None:
                     scores.scatter_(1, gold, gold_scores)
                 yield part, scores
 

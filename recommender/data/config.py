@@ -36,7 +36,7 @@ class SyntheticLog(Section):
     """Size and seed of the embedded synthetic log."""
 
     users: int = Field(3000, ge=10, description="number of users")
-    items: int = Field(800, ge=20, description="number of items before filtering")
+    items: int = Field(480, ge=20, description="number of items before filtering")
     mean_length: float = Field(12.0, ge=4, description="mean interactions of a user")
     seed: int = Field(7, ge=0, description="seed of the log itself")
 

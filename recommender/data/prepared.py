@@ -1,7 +1,8 @@
 """Prepared data: an interaction log as memory-mapped arrays, and the splits of it.
 
-A folder with `meta.json`, `offsets.npy` int64 [U + 1], `items.npy` int32 [N] (rows, oldest first, user after
-user), optional `times.npy` int64 [N], `users.parquet` (user_id) and `items.parquet` (row, item_id, title, ...).
+A folder with `meta.json`, `offsets.npy` int64 [U + 1], `items.npy` int32 [N] (rows, oldest first, user
+after user), optional `times.npy` int64 [N], `users.parquet` (user_id) and `items.parquet` (row, item_id,
+title, ...).
 """
 
 from collections.abc import Iterator
@@ -96,6 +97,11 @@ class Prepared:
     def catalogue(self) -> pl.DataFrame:
         """The items by row: columns row (1..n_items), item_id, title, further text."""
         return pl.read_parquet(self.path / "items.parquet")
+
+    @cached_property
+    def user_ids(self) -> pl.Series:
+        """[U] the users' own ids (strings), user by user."""
+        return pl.read_parquet(self.path / "users.parquet")["user_id"]
 
     @cached_property
     def rows(self) -> dict[str, int]:

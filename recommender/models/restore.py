@@ -40,6 +40,7 @@ def _llm(
     lost = [*report["missing_keys"], *report["mismatched_keys"]]
     if lost:  # transformers fills these with random numbers and goes on
         raise InputError(f"the body lacks weights: {sorted(map(str, lost))[:3]}", where=str(source))
+    backbone.get_input_embeddings().requires_grad_(False)  # nothing reads them, so they get no gradient
     return LlmRecommender(
         HuggingFaceBody(backbone, dropout=config.dropout),
         item_vectors=torch.empty_like(weights["items.weight"]),

@@ -54,7 +54,8 @@ class Fixed(TopOnly):
         self, history: HistoryArrays, targets: Int64, *, ties: str = "pessimistic", among: Int64 | None = None
     ) -> Int64:
         best = self.top_k(history, len(self.order)).items
-        return (best == targets[:, None]).argmax(axis=1).astype(np.int64)
+        found: Int64 = (best == targets[:, None]).argmax(axis=1).astype(np.int64)
+        return found
 
 
 def open_fixed(path: Path, *, device: str, threads: int, variant: str | None = None) -> TopOnly:

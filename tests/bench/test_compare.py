@@ -68,13 +68,13 @@ def test_a_known_shift_is_found_and_no_shift_is_not() -> None:
 
 def test_the_interval_covers_the_truth_about_95_times_in_100() -> None:
     rng = np.random.default_rng(7)
-    covered, runs = 0, 300
+    covered, runs, true = 0, 300, truth()
     for run in range(runs):
         user = rng.random(150)
         old, new = (user < 0.4).astype(float), (user + rng.normal(0, 0.2, 150) < 0.3).astype(float)
         ratio = resample({"n": {"m": new}, "o": {"m": old}}, draws=300, seed=run).ratio("n", "o", "m")
         assert ratio is not None and ratio.ci95 is not None
-        covered += ratio.ci95[0] <= truth() <= ratio.ci95[1]
+        covered += ratio.ci95[0] <= true <= ratio.ci95[1]
     assert 0.90 <= covered / runs <= 0.985
 
 

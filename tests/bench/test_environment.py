@@ -1,9 +1,10 @@
+import platform
+import shutil
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 
-from bench import environment as subject
 from bench.environment import environment, usable_cores
 
 CPUINFO = """processor\t: 0
@@ -29,9 +30,9 @@ def test_what_cannot_be_found_out_is_absent(tmp_path: Path, monkeypatch: pytest.
     def nothing(package: str) -> str:
         raise metadata.PackageNotFoundError(package)
 
-    monkeypatch.setattr(subject.metadata, "version", nothing)
-    monkeypatch.setattr(subject.shutil, "which", lambda _: None)
-    monkeypatch.setattr(subject.platform, "processor", lambda: "")
+    monkeypatch.setattr(metadata, "version", nothing)
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    monkeypatch.setattr(platform, "processor", lambda: "")
     found = environment(cpuinfo=tmp_path / "missing").model_dump(exclude_none=True)
     assert not {"torch", "onnxruntime", "recpress", "gpu", "driver", "cpu", "isa"} & set(found)
     assert {"python", "os", "cores"} <= set(found)
@@ -56,6 +57,6 @@ def test_the_gpu_is_what_nvidia_smi_says_or_absent(
     program = tmp_path / "nvidia-smi"
     program.write_text(f"#!/bin/sh\nprintf '{answer}'\nexit {code}\n")
     program.chmod(0o755)
-    monkeypatch.setattr(subject.shutil, "which", lambda _: str(program))
+    monkeypatch.setattr(shutil, "which", lambda _: str(program))
     found = environment()
     assert (found.gpu, found.driver) == expected

@@ -36,7 +36,7 @@ class Slow:
         return TopK(np.zeros((2, k), dtype=np.int64), np.zeros((2, k), dtype=np.float32))
 
 
-def timed(rounds: int, *, budget: float = 1e9, warmup: int = 0) -> tuple[dict[str, np.ndarray], Clock]:  # type: ignore[type-arg]
+def timed(rounds: int, *, budget: float = 1e9, warmup: int = 0) -> tuple[dict[str, np.ndarray], Clock]:
     clock = Clock()
     scorers = {"a": Slow("a", 1, clock), "b": Slow("b", 4, clock), "c": Slow("c", 2, clock)}
     found = measure(

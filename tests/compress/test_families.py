@@ -17,7 +17,7 @@ from recommender.models.interface import Hidden, History
 from recommender.models.llm import LlmRecommender
 
 KEPT = [0, 2, 5]  # neither contiguous nor periodic, so a per-layer list that is not cut must show
-Build = Callable[[int], LlmRecommender]
+Build = Callable[[str], LlmRecommender]
 
 
 def from_family(family: str) -> LlmRecommender:
@@ -84,7 +84,7 @@ def states(hidden: Hidden, items: Tensor) -> Tensor:
 
 
 @cases
-def test_skipping_blocks_equals_deleting_them(build: Callable[[str], LlmRecommender], family: str) -> None:
+def test_skipping_blocks_equals_deleting_them(build: Build, family: str) -> None:
     model, items = build(family), histories()
     with torch.inference_mode():
         whole = states(model.hidden(History(items)), items)
@@ -99,7 +99,7 @@ def test_skipping_blocks_equals_deleting_them(build: Callable[[str], LlmRecommen
 
 @cases
 def test_pruned_checkpoint_comes_back_exactly(
-    build: Callable[[str], LlmRecommender], family: str, tmp_path: Path, prepared: Prepared
+    build: Build, family: str, tmp_path: Path, prepared: Prepared
 ) -> None:
     model, items = build(family), histories()
     model.body.keep(KEPT)
@@ -114,7 +114,7 @@ def test_pruned_checkpoint_comes_back_exactly(
 
 @cases
 def test_plain_transformers_load_the_pruned_body_with_the_same_states(
-    build: Callable[[str], LlmRecommender], family: str, tmp_path: Path, prepared: Prepared
+    build: Build, family: str, tmp_path: Path, prepared: Prepared
 ) -> None:
     model, items = build(family), histories()
     model.body.keep(KEPT)
@@ -133,7 +133,7 @@ def test_plain_transformers_load_the_pruned_body_with_the_same_states(
 
 
 @cases
-def test_pruned_blocks_are_numbered_anew(build: Callable[[str], LlmRecommender], family: str) -> None:
+def test_pruned_blocks_are_numbered_anew(build: Build, family: str) -> None:
     model = build(family)
     model.body.keep(KEPT)
     numbers = [
@@ -143,3 +143,17 @@ def test_pruned_blocks_are_numbered_anew(build: Callable[[str], LlmRecommender],
     assert all(found <= {place} for place, found in enumerate(numbers))
     kinds = getattr(model.body.config, "layer_types", None)
     assert kinds is None or len(kinds) == len(KEPT)
+
+
+@cases
+def test_all_that_is_trainable_after_loading_gets_a_gradient(
+    build: Build, family: str, tmp_path: Path, prepared: Prepared
+) -> None:
+    """Several processes wait for every gradient, so one that never comes ends a distributed training."""
+    model, items = build(family), histories()
+    model.body.keep(KEPT)
+    config = LlmConfig(family=family, layers=3, hidden=16, heads=2, item_dim=8)
+    save_checkpoint(model, tmp_path / "checkpoint", prepared=prepared, model_config=config)
+    loaded = load_checkpoint(tmp_path / "checkpoint")
+    loaded.project(loaded.hidden(History(items)).final).sum().backward()
+    assert [name for name, p in loaded.named_parameters() if p.requires_grad and p.grad is None] == []

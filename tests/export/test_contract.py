@@ -30,7 +30,7 @@ def test_dummies_are_left_padded_int64_rows_of_the_catalogue(framework: str) -> 
         values = torch.as_tensor(values)
         assert values.dtype == torch.int64
         assert values.shape[0] >= 2 and values.shape[1] >= 2  # torch.export takes 0 and 1 for constants
-        assert 0 <= values.min() and 1 <= values.max() <= 40
+        assert values.min() >= 0 and values.max() in range(1, 41)
         first = (values != 0).int().argmax(dim=1)
         assert all((line[start:] != 0).all() for line, start in zip(values, first, strict=True))
         assert (first > 0).any()

@@ -38,7 +38,13 @@ def test_export_ranks_like_the_model(name: str, tmp_path: Path, prepared: Prepar
         if name != "popularity":  # torch leaves ties in any order
             np.testing.assert_array_equal(answer.items, rows.numpy())
     parity = measure_parity(
-        model, artifact, prepared, prepared.split("leave-one-out"), ParityConfig(users=20), mask_seen=True, seed=0
+        model,
+        artifact,
+        prepared,
+        prepared.split("leave-one-out"),
+        ParityConfig(users=20),
+        mask_seen=True,
+        seed=0,
     )
     gate(parity, ParityConfig())
     assert {entry.domain for entry in onnx.load(tmp_path / name / "fp32.onnx").opset_import} == {""}

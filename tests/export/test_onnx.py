@@ -32,7 +32,9 @@ def test_onnx_ranks_like_torch_at_every_shape(
     for seen in (np.zeros((batch, 1), np.int64), items):
         rows, scores = answer(exported / "fp32.onnx", items, seen)
         with torch.no_grad():
-            expected, expected_scores = ScoringGraph(sasrec, TOP_K)(torch.from_numpy(items), torch.from_numpy(seen))
+            expected, expected_scores = ScoringGraph(sasrec, TOP_K)(
+                torch.from_numpy(items), torch.from_numpy(seen)
+            )
         np.testing.assert_array_equal(rows, expected.numpy())
         np.testing.assert_allclose(scores, expected_scores.numpy(), atol=1e-5)
 
@@ -92,9 +94,13 @@ def test_large_weights_go_into_a_file_beside_the_graph(tmp_path: Path) -> None:
     split = export_onnx(model, tmp_path / "split.onnx", top_k=3, largest_file=0)
     assert whole.files == ("whole.onnx",)
     assert split.files == ("split.onnx", "split.onnx.data")
-    assert (tmp_path / "split.onnx").stat().st_size < 4 * 2000 <= (tmp_path / "split.onnx.data").stat().st_size
+    assert (
+        (tmp_path / "split.onnx").stat().st_size < 4 * 2000 <= (tmp_path / "split.onnx.data").stat().st_size
+    )
     for one, other in zip(
-        answer(tmp_path / "whole.onnx", NOTHING, NOTHING), answer(tmp_path / "split.onnx", NOTHING, NOTHING), strict=True
+        answer(tmp_path / "whole.onnx", NOTHING, NOTHING),
+        answer(tmp_path / "split.onnx", NOTHING, NOTHING),
+        strict=True,
     ):
         np.testing.assert_array_equal(one, other)
 

@@ -14,7 +14,8 @@ def rotary_model(cache_batch: int | str = 1) -> onnx.ModelProto:
     """x [B, 2, L, 4] turned by caches [1, L, 2], as the fusion of broadcast cos and sin leaves them."""
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 2, "length", HEAD])
     caches = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, [cache_batch, "length", HEAD // 2]) for name in ("cos", "sin")
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [cache_batch, "length", HEAD // 2])
+        for name in ("cos", "sin")
     ]
     out = helper.make_tensor_value_info("out", TensorProto.FLOAT, ["batch", 2, "length", HEAD])
     node = helper.make_node("RotaryEmbedding", ["x", "cos", "sin"], ["out"], interleaved=0, num_heads=2)

@@ -121,7 +121,10 @@ def cut(config: CutConfig, inputs: Mapping[str, Bound], context: Context) -> Out
     """A checkpoint that remembers its parent."""
     parent = read_json(inputs[config.of].path / "config.json")
     (context.folder / "checkpoint").mkdir()
-    write_json(context.folder / "checkpoint" / "config.json", {**parent, "size": config.keep, "method": config.method})
+    write_json(
+        context.folder / "checkpoint" / "config.json",
+        {**parent, "size": config.keep, "method": config.method},
+    )
     return Outputs({"size": config.keep})
 
 
@@ -183,7 +186,22 @@ def weigh(config: WeighConfig, inputs: Mapping[str, Bound], context: Context) ->
     for bound in inputs.values():
         if bound.kind == "artifact":
             write_text(bound.path / "card.md", f"measured in {config.rounds} rounds")
-    report = {"recipe": context.recipe["name"], "variant": context.variant, "seen": sizes, "rounds": config.rounds}
+    report = {
+        "recipe": context.recipe["name"],
+        "variant": context.variant,
+        "dataset": {"name": "synthetic"},
+        "evaluation": {"split": "leave-one-out"},
+        "candidates": [
+            {
+                "name": name,
+                "quality": {"ndcg@10": 0.5},
+                "latency": [{"load": "real", "batch": 1, "p50_ms": 1.0}],
+            }
+            for name in inputs
+        ],
+        "seen": sizes,
+        "rounds": config.rounds,
+    }
     write_json(context.folder / "report.json", report)
     write_text(context.folder / "report.md", "# report")
     write_text(context.folder / "report.html", "<h1>report</h1>")

@@ -61,8 +61,8 @@ varants: {}
     )
     assert found == [
         "recipe.yaml:3 data.sorce: unknown key (did you mean 'source'?)",
-        "recipe.yaml:5 stages.0.body.layers: should be a valid integer, unable to parse string as an integer, "
-        "not 'many'",
+        "recipe.yaml:5 stages.0.body.layers: should be a valid integer, unable to parse string as an integer"
+        ", not 'many'",
         "recipe.yaml:6 stages.1.stage: unknown stage 'ctu' (did you mean 'cut'?)",
         "recipe.yaml:7 stages.2.of: no earlier stage binds the name 'bgi' (did you mean 'big'?)",
         "recipe.yaml:10 stages.3.as: the name 'big' is already bound; a name is bound once",
@@ -74,7 +74,10 @@ varants: {}
     ("stage", "expected"),
     [
         ("{stage: grow, as: big, siez: 3}", "stages.0.siez: unknown key (did you mean 'size'?)"),
-        ("{stage: grow, as: big, body: {layer: 3}}", "stages.0.body.layer: unknown key (did you mean 'layers'?)"),
+        (
+            "{stage: grow, as: big, body: {layer: 3}}",
+            "stages.0.body.layer: unknown key (did you mean 'layers'?)",
+        ),
         ("{stage: grow, as: big, size: 0}", "stages.0.size: should be greater than or equal to 1, not 0"),
         ("{stage: grow, as: big, fails: gat}", "stages.0.fails: cannot be 'gat' (did you mean 'gate'?)"),
         ("{stage: grow}", "stages.0.as: this key is required"),
@@ -95,16 +98,32 @@ def test_a_wrong_stage_is_told_with_place_and_spelling(tmp_path: Path, stage: st
     ("old", "new", "expected"),
     [
         ("keep: 2", "keep: 9", "recipe.yaml:6 stages.1.keep: cannot keep 9 of 4"),
-        ("of: small", "of: smal", "stages.2.of: no earlier stage binds the name 'smal' (did you mean 'small'?)"),
-        ("of: big,", "of: packed,", "stages.1.of: no earlier stage binds the name 'packed'; it is bound by a later"),
+        (
+            "of: small",
+            "of: smal",
+            "stages.2.of: no earlier stage binds the name 'smal' (did you mean 'small'?)",
+        ),
+        (
+            "of: big,",
+            "of: packed,",
+            "stages.1.of: no earlier stage binds the name 'packed'; it is bound by a later",
+        ),
         ("as: packed", "as: small", "stages.2.as: the name 'small' is already bound"),
         ("compare: [big", "compare: [bigg", "stages.3.compare.0: no earlier stage binds the name 'bigg'"),
-        ("layers: 4}", "layers: 4, source: none}", "stages.0.body.source: no earlier stage binds the name 'none'"),
+        (
+            "layers: 4}",
+            "layers: 4, source: none}",
+            "stages.0.body.source: no earlier stage binds the name 'none'",
+        ),
         ("name: fake", "seeds: [1, 1]\nname: fake", "recipe.yaml:2 seeds: seeds must be different"),
         ("name: fake", "seeds: []\nname: fake", "recipe.yaml:2 seeds: "),
         ("name: fake", "name: a/b", "recipe.yaml:2 name: 'a/b' cannot be a name"),
         ("source: synthetic,", "", "recipe.yaml:3 data: give exactly one of `source` and `interactions`"),
-        ("max_length: 8", "max_length: 0", "recipe.yaml:3 data.max_length: should be greater than or equal to 1"),
+        (
+            "max_length: 8",
+            "max_length: 0",
+            "recipe.yaml:3 data.max_length: should be greater than or equal to 1",
+        ),
     ],
 )
 def test_what_does_not_fit_together_is_told(tmp_path: Path, old: str, new: str, expected: str) -> None:
@@ -133,7 +152,8 @@ def test_the_chain_of_shapes_is_followed(tmp_path: Path) -> None:
         ("name: [", "is not valid YAML"),
         ("name: a\nname: b\n", "recipe.yaml:2 name: this key is given twice"),
         ("name: &a [*a]\n", "holds itself"),
-        ("name: !!python/object/apply:os.system [ls]\n", "is not valid YAML"),
+        ("name: !!python/object/apply:os.system [ls]\n", "is not allowed in a recipe"),
+        ("name: !!python/name:os.system\n", "is not valid YAML"),
     ],
 )
 def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, text: str, expected: str) -> None:
@@ -241,5 +261,6 @@ def test_inputs_must_exist_and_be_checkpoints_or_artifacts(tmp_path: Path) -> No
     found = problems(tmp_path, RECIPE + "inputs: {a: nowhere, b: empty}\n")
     assert found == [
         "recipe.yaml:9 inputs.a: nowhere: no such checkpoint or artifact folder",
-        "recipe.yaml:9 inputs.b: empty: is neither a checkpoint (config.json) nor an artifact (manifest.json)",
+        "recipe.yaml:9 inputs.b: empty: is neither a checkpoint (config.json) nor an artifact "
+        "(manifest.json)",
     ]

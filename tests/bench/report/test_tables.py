@@ -53,9 +53,13 @@ def test_slices_show_users_quality_and_the_share_kept(report: Report) -> None:
 
 
 def test_speed_and_size_are_against_the_reference(report: Report) -> None:
-    student = row(named(report, "Size and speed, against teacher"), "student")
-    assert (student["size"], student["parameters"]) == ("0.25x", "0.25x")
-    assert {"full, batch 1", "real, batch 4"} <= set(student)
+    smaller = row(named(report, "Size, against teacher"), "student")
+    assert smaller == {"candidate": "student", "size": "0.25x", "parameters": "0.25x"}
+    speed = next(each.speedup for each in report.comparisons if each.candidate == "student")
+    for load in ("full", "real"):
+        shown = row(named(report, f"Speed on {load} histories, against teacher"), "student")
+        for each in (each for each in speed if each.load == load):
+            assert shown[f"batch {each.batch}"] == wording.times(each.ratio, each.ci95)
 
 
 def test_training_is_listed_for_those_that_were_trained(report: Report) -> None:

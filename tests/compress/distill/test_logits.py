@@ -92,7 +92,8 @@ def test_matching_the_teacher_alone_makes_the_student_rank_alike() -> None:
         losses.append(float(loss.detach()))
     history = History(given.items)
     ours, theirs = (
-        (model.user_vector(history) @ model.item_table()[1:].T).topk(5).indices for model in (student, teacher)
+        (model.user_vector(history) @ model.item_table()[1:].T).topk(5).indices
+        for model in (student, teacher)
     )
     shared = [len(set(a) & set(b)) / 5 for a, b in zip(ours.tolist(), theirs.tolist(), strict=True)]
     assert losses[-1] < 0.1 * losses[0]

@@ -78,7 +78,7 @@ def objective(
 
 
 def numbers(terms: Mapping[str, Tensor]) -> dict[str, float]:
-    return {name: float(value) for name, value in terms.items()}
+    return {name: float(value.detach()) for name, value in terms.items()}
 
 
 def grads(module: nn.Module) -> list[float]:
@@ -89,13 +89,15 @@ def test_terms_are_those_of_the_papers_equations_at_the_aligned_blocks() -> None
     student, teacher, given = llm(2, 1), llm(4, 2), batch()
     asked = objective(student, teacher)
     got = numbers(asked(given))
-    ours, theirs = student.hidden(History(given.items)), teacher.hidden(History(given.items))
+    with torch.no_grad():
+        ours, theirs = student.hidden(History(given.items)), teacher.hidden(History(given.items))
     real = given.targets != 0
     pairs = [(ours.blocks[0][real], theirs.blocks[1][real]), (ours.final[real], theirs.final[real])]
     cosines = torch.stack([functional.cosine_similarity(s, t, dim=-1) for s, t in pairs])
     squares = torch.stack([(s - t).square().sum(-1) for s, t in pairs])
     assert isinstance(asked.terms, BlockMatching)
-    inner = asked.terms.heads[0](pairs[0][0]) @ student.item_table()[1:].T
+    with torch.no_grad():
+        inner = asked.terms.heads[0](pairs[0][0]) @ student.item_table()[1:].T
     gold = given.targets[real] - 1
     final = student.project(ours.final[real]) @ student.item_table()[1:].T
     expected = {
@@ -199,6 +201,15 @@ def test_terms_are_sums_over_real_positions_however_a_batch_is_cut_or_padded() -
     assert {name: parts[0][name] + parts[1][name] for name in whole} == pytest.approx(whole, rel=1e-5)
     wide = Batch(functional.pad(given.items, (3, 0)), functional.pad(given.targets, (3, 0)))
     assert numbers(objective(llm(2, 1), llm(4, 2))(wide)) == pytest.approx(whole, rel=1e-4)
+
+
+def test_half_precision_of_the_models_leaves_the_terms_in_single_precision() -> None:
+    asked, given = objective(llm(2, 1), llm(4, 2)), batch()
+    single = numbers(asked(given))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = asked(given)
+    assert {value.dtype for value in half.values()} == {torch.float32}
+    assert numbers(half) == pytest.approx(single, rel=0.05) and numbers(half) != single
 
 
 def test_last_position_alone_counts_for_every_term_alike() -> None:

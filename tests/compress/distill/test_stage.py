@@ -1,5 +1,9 @@
 """The stage distill from checkpoint to checkpoint: it helps, it is checked, it resumes, and it refuses."""
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,43 +12,24 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from compress import calibration
 from compress.distill import matching
-from compress.distill.stage import DistillConfig, run
-from compress.prune_depth import PruneDepthConfig
-from compress.prune_depth import run as prune
 from recommender.checkpoint import load_checkpoint, read_info, save_checkpoint
 from recommender.data.prepared import Prepared
-from recommender.errors import InputError, StageError
-from recommender.models.build import build_model
-from recommender.models.config import LlmConfig, LoraSettings, PopularityConfig, SasrecConfig
+from recommender.errors import StageError
+from recommender.models.config import LoraSettings
 from recommender.models.llm import LlmRecommender
-from recommender.stage import Bound, Context, Shape
+from recommender.stage import Bound, Context
 from recommender.training.loop import validation_quality
 
-from ..conftest import LLM, SETTINGS, MakeContext, bound, context_in, train_tiny, write_log
-
-SHORT = SETTINGS | {"epochs": 4, "learning_rate": 1e-2}
-
-
-def config_for(**values: Any) -> DistillConfig:
-    entries = {"stage": "distill", "of": "pruned", "teacher": "teacher", "as": "student", "blocks": 2}
-    return DistillConfig(**(SHORT | entries | values))
+from ..conftest import MakeContext
+from .runs import config_for, distill
 
 
-def distill(
-    student: Bound, teacher: Bound, context: Context, **values: Any
-) -> tuple[Bound, Mapping[str, Any]]:
-    outputs = run(config_for(**values), {"pruned": student, "teacher": teacher}, context)
-    return bound("student", context.folder), outputs.metrics
-
-
-@pytest.fixture(scope="module")
-def pruned(tmp_path_factory: pytest.TempPathFactory, teacher: Bound, prepared: Prepared) -> Bound:
-    """The first two of the teacher's four blocks."""
-    folder = tmp_path_factory.mktemp("runs") / "pruned"
-    config = PruneDepthConfig.model_validate({"stage": "prune-depth", "of": "t", "as": "pruned", "keep": 2})
-    prune(config, {"t": teacher}, context_in(folder, prepared))
-    return bound("pruned", folder)
+def validation_ce(checkpoint: Bound, context: Context) -> float:
+    drawn = calibration.sample(context.prepared, context.split, users=1000, max_length=10, seed=0)
+    model = load_checkpoint(checkpoint.path)
+    return calibration.validation_loss(model, drawn)(range(len(model.bodies()["user"].blocks)))
 
 
 def ndcg(checkpoint: Bound, context: Context) -> float:
@@ -61,6 +46,7 @@ def test_distilled_student_is_better_than_the_pruned_one(
     before = {path: path.read_bytes() for path in teacher.path.rglob("*") if path.is_file()}
     student, metrics = distill(pruned, teacher, context, **values)
     assert metrics["best_ndcg"] >= ndcg(pruned, context) + 0.02
+    assert validation_ce(student, context) <= validation_ce(pruned, context) - 0.1
     assert ndcg(student, context) == pytest.approx(metrics["best_ndcg"])
     assert metrics["teacher_ndcg"] == pytest.approx(ndcg(teacher, context))
     assert {path: path.read_bytes() for path in before} == before
@@ -184,111 +170,47 @@ def test_lora_student_trains_adapters_and_is_saved_without_them(
     assert any("output_projection" in name for name in changed)
 
 
-def prompted(folder: Path, prepared: Prepared, layers: int) -> Bound:
-    """A checkpoint of a model with a suffix, as a backbone with a tokenizer would give it."""
-    config = LlmConfig(layers=layers, hidden=16, item_dim=8, dropout=0.0)
-    plain = build_model(config, n_items=prepared.n_items, max_length=10, seed=layers)
-    assert isinstance(plain, LlmRecommender)
-    model = LlmRecommender(
-        plain.body,
-        item_vectors=plain.items.weight.detach(),
-        train_items=True,
-        max_length=10,
-        dropout=0.0,
-        suffix=0.1 * torch.randn(2, 16, generator=torch.Generator().manual_seed(0)),
-    )
-    saved = config.model_copy(update={"backbone": "somewhere", "suffix": "next:"})
-    save_checkpoint(model, folder / "checkpoint", prepared=prepared, model_config=saved)
-    return bound(folder.name, folder)
+LAUNCHED = """
+import json, os, sys
+from pathlib import Path
+from compress.distill.stage import DistillConfig, run
+from recommender.data.prepared import Prepared
+from tests.compress.conftest import bound, context_in
+data, pruned, teacher, out = map(Path, sys.argv[1:5])
+rank = os.environ["RANK"]
+assert os.environ["WORLD_SIZE"] == sys.argv[5]
+context = context_in(out / rank, Prepared(data))
+config = DistillConfig.model_validate(json.loads(sys.argv[6]))
+metrics = run(config, {"pruned": bound("p", pruned), "teacher": bound("t", teacher)}, context).metrics
+(out / f"{rank}.json").write_text(json.dumps(metrics["history"]))
+"""
 
 
-def test_suffix_is_distilled_at_the_last_position_and_refused_elsewhere(
-    tmp_path: Path, prepared: Prepared, make_context: MakeContext
+@pytest.mark.slow
+def test_two_processes_distil_the_same_student_as_one(
+    tmp_path: Path, pruned: Bound, teacher: Bound, prepared: Prepared
 ) -> None:
-    student, teacher = prompted(tmp_path / "s", prepared, 2), prompted(tmp_path / "t", prepared, 4)
-    _, metrics = distill(student, teacher, make_context("last"), positions="last", epochs=3)
-    assert metrics["history"][-1]["ce"] < metrics["first_step"]["ce"]
-    assert all(metrics["first_step"][term] > 0 for term in ("cos", "norm", "ms"))
-    context = make_context("all")
-    with pytest.raises(InputError, match=r"distill\.positions: with a prompt suffix"):
-        distill(student, teacher, context, positions="all")
-    assert not (context.folder / "checkpoint").exists()
-
-
-@pytest.mark.parametrize(("blocks", "layers"), [(3, 2), (4, 2)])
-def test_blocks_that_do_not_divide_are_refused(
-    blocks: int, layers: int, pruned: Bound, teacher: Bound, make_context: MakeContext
-) -> None:
-    with pytest.raises(
-        InputError, match=rf"distill\.blocks: {blocks} does not divide the {layers} blocks of 'pruned'"
-    ):
-        distill(pruned, teacher, make_context("refused"), blocks=blocks)
-    distill(pruned, teacher, make_context("logits"), blocks=blocks, method="logits", epochs=1)
-
-
-def test_widths_must_agree_for_slmrec_and_need_not_for_logits(
-    tmp_path: Path, pruned: Bound, prepared: Prepared, make_context: MakeContext
-) -> None:
-    wide, _ = train_tiny(tmp_path / "wide", prepared, LLM | {"hidden": 32, "layers": 2}, epochs=1)
-    with pytest.raises(InputError, match="same hidden size"):
-        distill(pruned, wide, make_context("refused"))
-    _, metrics = distill(pruned, wide, make_context("logits"), method="logits", epochs=1)
-    assert metrics["first_step"]["kd"] > 0
-
-
-def test_checkpoints_of_another_catalogue_are_refused(
-    tmp_path: Path, pruned: Bound, teacher: Bound, make_context: MakeContext
-) -> None:
-    other = write_log(tmp_path / "other", prefix="x")
-    stranger, _ = train_tiny(tmp_path / "stranger", other, LLM | {"layers": 2}, epochs=1)
-    for student, master in ((pruned, stranger), (stranger, teacher)):
-        with pytest.raises(InputError, match="another data set"):
-            distill(student, master, make_context("refused"))
-
-
-LLAMA, SAS = LlmConfig(layers=8), SasrecConfig(hidden=32)
-FAR = LlmConfig(layers=8, backbone="somewhere/llama")
-
-
-@pytest.mark.parametrize(
-    ("values", "student", "teacher", "fields"),
-    [
-        ({"blocks": 4}, Shape("checkpoint", 4, LLAMA), Shape("checkpoint", 8, LLAMA), []),
-        ({"blocks": 3}, Shape("checkpoint", 6, LLAMA), Shape("checkpoint", 8, LLAMA), ["blocks"]),
-        ({"blocks": 3}, Shape("checkpoint", 4, LLAMA), Shape("checkpoint", 8, LLAMA), ["blocks", "blocks"]),
-        ({"blocks": 3}, Shape("checkpoint"), Shape("checkpoint"), []),
-        ({"blocks": 3, "method": "none"}, Shape("checkpoint", 4, LLAMA), Shape("checkpoint", 8, LLAMA), []),
-        ({}, Shape("checkpoint", 2, SAS), Shape("checkpoint", 8, LLAMA), ["teacher"]),
-        ({"method": "logits"}, Shape("checkpoint", 2, SAS), Shape("checkpoint", 8, LLAMA), []),
-        ({}, Shape("checkpoint", 2, SAS), Shape("checkpoint", 8, FAR), []),
-        ({}, Shape("checkpoint", None, PopularityConfig()), Shape("checkpoint", 8, LLAMA), ["of"]),
-        ({}, Shape("checkpoint", 2, FAR.model_copy(update={"suffix": "x"})), Shape("checkpoint", 8, FAR), ["positions"]),
-        ({"positions": "last"}, Shape("checkpoint", 2, FAR.model_copy(update={"suffix": "x"})), Shape("checkpoint", 8, FAR), []),
-    ],
-)  # fmt: skip
-def test_problems_are_found_before_anything_runs(
-    values: dict[str, Any], student: Shape, teacher: Shape, fields: list[str]
-) -> None:
-    config = config_for(**values)
-    assert [field for field, _ in config.problems({"pruned": student, "teacher": teacher})] == fields
-    assert config.problems({}) == []
-    assert config.shape({"pruned": student}) == student
-    assert config.consumes == ("pruned", "teacher") and config.produces == "student" and config.distributed
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"weights": {"cos": 0, "norm": 0, "ms": 0}}, "would teach nothing"),
-        ({"blocks": 1}, "no inner blocks"),
-        ({"weights": {"cos": -1}}, "greater than or equal to 0"),
-        ({"temperature": 0}, "greater than 0"),
-        ({"kd_weight": 1.5}, "less than or equal to 1"),
-        ({"method": "slm"}, "'slmrec', 'logits' or 'none'"),
-        ({"lambda": 1}, "Extra inputs"),
-    ],
-)
-def test_configs_that_make_no_sense_are_refused(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        config_for(**values)
-    assert config_for(blocks=1, weights={"ms": 0}).blocks == 1
+    config = config_for(optimizer="sgd", learning_rate=0.1, precision="fp64", epochs=20, validate_every=20)
+    script = tmp_path / "launched.py"
+    script.write_text(LAUNCHED)
+    folders = [str(path) for path in (prepared.path, pruned.stage_folder, teacher.stage_folder)]
+    histories = []
+    for processes in ("1", "2"):
+        launch = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc_per_node",
+            processes,
+        ]
+        given = [*folders, str(tmp_path / processes), processes, config.model_dump_json(by_alias=True)]
+        env = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run([*launch, str(script), *given], env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        histories.append(json.loads((tmp_path / processes / "0.json").read_text()))
+    one, two = (history[-1] for history in histories)
+    assert one["step"] == two["step"] == 100
+    for term in ("loss", "ce", "cos", "norm", "ms"):
+        assert two[term] == pytest.approx(one[term], abs=1e-5)
+        assert histories[0][0][term] != pytest.approx(one[term], abs=1e-4)

@@ -1,0 +1,114 @@
+"""What is compared: the names of the recipe, and how each of them is opened for every seed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from recommender.errors import InputError, StageError, nearest
+from recommender.files import read_json
+from recommender.scoring import ScorerRef
+from recommender.stage import Bound
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One scorer of one bound name, for every seed."""
+
+    name: str
+    bounds: Mapping[int, Bound]  # seed -> what the name stands for
+    refs: Mapping[int, ScorerRef]  # seed -> how to open it
+
+    @property
+    def bound(self) -> Bound:
+        """What the name stands for with the first seed."""
+        return next(iter(self.bounds.values()))
+
+    @property
+    def ref(self) -> ScorerRef:
+        """How to open it with the first seed; this one is timed."""
+        return next(iter(self.refs.values()))
+
+    @property
+    def variant(self) -> str | None:
+        """The variant of an artifact that the scorer opens."""
+        variant = self.ref.options.get("variant")
+        return None if variant is None else str(variant)
+
+
+def resolve(names: Sequence[str], by_seed: Mapping[int, Mapping[str, Bound]]) -> list[Candidate]:
+    """The candidates of these names, in order: one per scorer, so an artifact with two variants gives two.
+
+    A name with one scorer gives a candidate of that name, else `name:variant`. Raises InputError for a name
+    that no stage binds, StageError when seeds differ in what they bind.
+    """
+    found: list[Candidate] = []
+    for name in names:
+        for seed, bounds in by_seed.items():
+            if name not in bounds:
+                raise InputError(
+                    f"nothing is called {name!r} (seed {seed}){nearest(name, bounds)}", where="bench.compare"
+                )
+        bound_by_seed = {seed: bounds[name] for seed, bounds in by_seed.items()}
+        found += _of_one_name(name, bound_by_seed)
+    return found
+
+
+def _of_one_name(name: str, bounds: Mapping[int, Bound]) -> list[Candidate]:
+    counts = {len(bound.scorers) for bound in bounds.values()}
+    if len(counts) != 1 or 0 in counts:
+        raise StageError(
+            f"{name!r} can be opened in {sorted(counts)} ways, depending on the seed", where="bench"
+        )
+    first = next(iter(bounds.values()))
+    return [
+        Candidate(
+            name=name if len(first.scorers) == 1 else f"{name}:{ref.options.get('variant', ref.name)}",
+            bounds=bounds,
+            refs={seed: bound.scorers[index] for seed, bound in bounds.items()},
+        )
+        for index, ref in enumerate(first.scorers)
+    ]
+
+
+def manifest_entry(candidate: Candidate) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """The manifest of an artifact and its entry of the candidate's variant."""
+    manifest = read_json(candidate.bound.path / "manifest.json")
+    try:
+        entries = {str(entry["name"]): entry for entry in manifest["variants"]}
+        return manifest, entries[candidate.variant or manifest["default_variant"]]
+    except (KeyError, TypeError) as error:
+        raise broken(candidate, error) from error
+
+
+def broken(candidate: Candidate, error: Exception) -> InputError:
+    """What to say of a manifest that does not hold what it should."""
+    where = str(candidate.bound.path / "manifest.json")
+    return InputError(f"broken manifest ({error!r})", where=where, fix="export the artifact again")
+
+
+def check_answers(candidate: Candidate, length: int, *, sampled_negatives: int | None) -> None:
+    """Raise InputError where an artifact cannot answer what will be asked; checkpoints answer everything."""
+    if candidate.bound.kind != "artifact":
+        return
+    if sampled_negatives is not None:
+        raise InputError(
+            f"{candidate.name!r} is an artifact: it gives its best items, not ranks among sampled ones",
+            where="evaluation.sampled_negatives",
+            fix="leave sampled_negatives out, or compare checkpoints only",
+        )
+    limit = manifest_entry(candidate)[1].get("top_k")
+    if limit is not None and limit < length:
+        raise InputError(
+            f"{candidate.name!r} answers {limit} items at most; evaluation.ks and the bench need {length}",
+            where=str(candidate.bound.path),
+            fix=f"export it with `top_k: {length}`, or ask for shorter lists",
+        )
+
+
+def device_of(ref: ScorerRef, wanted: str) -> str:
+    """The device to open a scorer on: the wanted one, or cpu for an onnxruntime that was built without it."""
+    if ref.runtime != "onnxruntime" or wanted != "cuda":
+        return wanted
+    import onnxruntime
+
+    return "cuda" if "CUDAExecutionProvider" in onnxruntime.get_available_providers() else "cpu"

@@ -1,0 +1,267 @@
+"""What a report holds (schema_version 1): one pydantic class per part, and the JSON Schema made from them.
+
+A number that was not measured is absent, never 0 and never null. `report.schema.json` beside this file is
+`json_schema()` written out, for other languages; a test keeps the two equal.
+"""
+
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+
+SCHEMA_VERSION = 1
+
+Metrics = dict[str, float]
+Interval = tuple[float, float]
+
+
+class Part(BaseModel):
+    """Base of every part: frozen, finite numbers only, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Environment(Part):
+    """Where it was measured. Later versions may add facts."""
+
+    model_config = ConfigDict(extra="allow")
+
+    recpress: str | None = None
+    python: str | None = None
+    torch: str | None = None
+    transformers: str | None = None
+    onnxruntime: str | None = None
+    numpy: str | None = None
+    os: str | None = None
+    cpu: str | None = Field(None, description="model name of the processor")
+    isa: list[str] | None = Field(None, description="vector and matrix instruction sets of the processor")
+    cores: int | None = Field(None, description="cores that this process may use")
+    memory_bytes: int | None = None
+    gpu: str | None = None
+    driver: str | None = None
+
+
+class Dataset(Part):
+    """The prepared data set."""
+
+    name: str
+    users: int
+    items: int
+    interactions: int
+    max_length: int = Field(description="longest history that a model reads")
+
+
+class Evaluation(Part):
+    """How quality was measured."""
+
+    split: str
+    ks: list[int]
+    mask_seen: bool
+    ties: Literal["pessimistic", "by-row"]
+    sampled_negatives: int | None = Field(None, description="absent: ranked against the whole catalogue")
+    users: int = Field(description="evaluated users")
+
+
+class SeedQuality(Part):
+    """Mean metrics of one seed: {seed, metric: value, ...}."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: Metrics
+
+    seed: int
+
+
+class Slice(Part):
+    """Quality on some of the users."""
+
+    by: Literal["history", "popularity"]
+    bin: str
+    users: int
+    quality: Metrics
+
+
+class Latency(Part):
+    """Milliseconds per call of one batch; percentiles only where the samples suffice."""
+
+    load: Literal["full", "real", "open-loop"]
+    length: float = Field(
+        description="mean number of items that a history of the load holds (cut to max_length)"
+    )
+    batch: int
+    threads: int
+    p50_ms: float
+    p95_ms: float | None = Field(None, description="with 20 samples or more")
+    p99_ms: float | None = Field(None, description="with 100 samples or more")
+    users_per_second: float = Field(description="batch / median seconds")
+    samples: int
+
+
+class Training(Part):
+    """What the training cost; means over seeds."""
+
+    seconds: float | None = None
+    epochs: float | None = None
+    seconds_per_epoch: float | None = None
+
+
+class CandidateReport(Part):
+    """One thing that the bench compared."""
+
+    name: str
+    of: str | None = Field(None, description="the name that it was made from")
+    kind: Literal["checkpoint", "artifact"]
+    variant: str | None = None
+    runtime: str
+    device: str
+    precision: str | None = None
+    threads: int
+    parameters: int | None = None
+    body_parameters: int | None = None
+    size_bytes: int | None = None
+    quality: Metrics
+    quality_by_seed: list[SeedQuality]
+    slices: list[Slice]
+    coverage: Metrics
+    latency: list[Latency]
+    peak_memory_bytes: int | None = None
+    train: Training | None = None
+
+
+class QualityRatio(Part):
+    """Ratio of means over the same users, with a bootstrap interval over users."""
+
+    ratio: float
+    ci95: Interval | None = None
+    p_value: float | None = Field(None, description="two-sided, of the difference of the means")
+
+
+class Speedup(Part):
+    """Median time of `against` / median time of the candidate."""
+
+    load: Literal["full", "real", "open-loop"]
+    batch: int
+    threads: int
+    ratio: float
+    ci95: Interval | None = None
+    aa_floor: float | None = Field(None, description="the ratio that the same candidate shows against itself")
+
+
+class Comparison(Part):
+    """One candidate against another; ratios are candidate / against, speed-ups the other way round."""
+
+    candidate: str
+    against: str
+    quality: dict[str, QualityRatio]
+    size_ratio: float | None = None
+    parameter_ratio: float | None = None
+    speedup: list[Speedup]
+
+
+class ParetoPoint(Part):
+    """One mark of the quality-against-speed plot."""
+
+    candidate: str
+    kind: Literal["checkpoint", "artifact"]
+    quality: float
+    quality_ci95: Interval | None = None
+    users_per_second: float
+    users_per_second_ci95: Interval | None = None
+
+
+class Pareto(Part):
+    """Quality against speed at one load and batch size."""
+
+    metric: str
+    load: str
+    batch: int
+    threads: int
+    points: list[ParetoPoint]
+
+
+class SliceRatio(Part):
+    """One metric of one slice, candidate / against."""
+
+    candidate: str
+    against: str
+    by: Literal["history", "popularity"]
+    bin: str
+    metric: str
+    users: int
+    ratio: QualityRatio
+
+
+class Suggestions(Part):
+    """What one candidate recommends to a sampled user, best first."""
+
+    candidate: str
+    titles: list[str]
+    rank: int | None = Field(None, description="1-based place of the true next item; absent: not found")
+
+
+class Sample(Part):
+    """A test user: the newest titles of the history, what came next, and what each candidate recommends."""
+
+    history: list[str]
+    history_length: int
+    next: str
+    suggestions: list[Suggestions]
+
+
+class Sections(Part):
+    """Optional parts. Others may be added without a new schema_version."""
+
+    model_config = ConfigDict(extra="allow")
+
+    pareto: list[Pareto] | None = None
+    slice_ratios: list[SliceRatio] | None = None
+    samples: list[Sample] | None = None
+    notes: list[str] | None = Field(None, description="how to read the numbers, in sentences")
+
+
+class Report(Part):
+    """The whole of report.json."""
+
+    schema_version: Literal[1] = 1
+    recipe: str
+    variant: str | None = None
+    seeds: list[int]
+    created: str = Field(description="UTC, ISO 8601")
+    command: str
+    environment: Environment
+    dataset: Dataset
+    evaluation: Evaluation
+    candidates: list[CandidateReport]
+    comparisons: list[Comparison]
+    sections: Sections
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON values; what is absent has no key."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+class _AbsentNotNull(GenerateJsonSchema):
+    """An optional field may be missing; it may not be null."""
+
+    def nullable_schema(self, schema: Any) -> JsonSchemaValue:
+        return self.generate_inner(schema["schema"])
+
+    def default_schema(self, schema: Any) -> JsonSchemaValue:
+        if schema.get("default") is None:
+            return self.generate_inner(schema["schema"])
+        return super().default_schema(schema)
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of report.json."""
+    schema = Report.model_json_schema(schema_generator=_AbsentNotNull)
+    schema["required"] = ["schema_version", *schema["required"]]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def schema_text() -> str:
+    """What stands in report.schema.json."""
+    return json.dumps(json_schema(), indent=2) + "\n"

@@ -1,0 +1,1 @@
+"""What makes a recommender smaller: pruning, distillation, quantization."""

@@ -1,0 +1,84 @@
+"""What a pruned student starts from, besides the weights of its own source."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel
+
+from recommender.files import digest_of
+from recommender.models.build import build_model
+from recommender.models.config import LlmConfig, SasrecConfig
+from recommender.models.hf_body import HuggingFaceBody, drop_word_embeddings
+from recommender.models.interface import SequentialRecommender
+
+
+def fresh_seed(seed: int) -> int:
+    """Another seed for every seed: what starts fresh must not start where the source started."""
+    return int(digest_of(["fresh", seed])[:8], 16)
+
+
+def from_base(
+    source: SequentialRecommender,
+    config: LlmConfig | SasrecConfig,
+    *,
+    base_layers: int | None,
+    base_blocks: Sequence[int],
+    seed: int,
+    source_seed: int,
+) -> SequentialRecommender:
+    """SLMRec's student: blocks of the body as it was BEFORE the source was trained, all else fresh.
+
+    `base_blocks`: which of the `base_layers` blocks of that body (None: all that the pretrained one has).
+    A body with a `backbone` is read again from it; a body built from sizes is built again with
+    `source_seed`. Position embeddings inside a Hugging Face body belong to it and come along, as does its
+    final norm.
+
+    Starts fresh from `seed`: input and output projections, a SASRec's position table and final norm, and
+    trained item vectors (also where `items_from` gave them a start). Frozen item vectors and prompts stay
+    as they are.
+    """
+    build = partial(
+        build_model,
+        config.model_copy(update={"layers": base_layers}),
+        n_items=source.n_items,
+        max_length=source.max_length,
+        item_vectors=frozen_vectors(source, config),
+    )
+    model = build(seed=seed)
+    if isinstance(config, SasrecConfig) or config.backbone is None:
+        donor = build(seed=source_seed)
+        ours, theirs = model.bodies()["user"], donor.bodies()["user"]
+        assert isinstance(ours, nn.Module) and isinstance(theirs, nn.Module)
+        ours.load_state_dict(theirs.state_dict())
+    model.bodies()["user"].keep(base_blocks)
+    return model
+
+
+def anew(
+    source: SequentialRecommender, config: LlmConfig | SasrecConfig, *, layers: int, seed: int
+) -> SequentialRecommender:
+    """The same shape with `layers` blocks; the source gives frozen item vectors and prompts only."""
+    model = build_model(
+        config.model_copy(update={"layers": layers}),
+        n_items=source.n_items,
+        max_length=source.max_length,
+        seed=seed,
+        item_vectors=frozen_vectors(source, config),
+    )
+    body = model.bodies()["user"]
+    if isinstance(config, LlmConfig) and config.backbone is not None:  # its weights are pretrained
+        assert isinstance(body, HuggingFaceBody)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            body.backbone = AutoModel.from_config(body.config)  # type: ignore[no-untyped-call]
+        drop_word_embeddings(body.backbone)
+    return model
+
+
+def frozen_vectors(source: SequentialRecommender, config: LlmConfig | SasrecConfig) -> Tensor | None:
+    """The source's item vectors where its config freezes them, else None."""
+    if isinstance(config, LlmConfig) and config.item_vectors == "frozen":
+        return source.item_table().detach().clone()
+    return None

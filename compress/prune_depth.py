@@ -1,0 +1,222 @@
+"""The stage `prune-depth`: remove whole blocks of a recommender's user body."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from recommender.errors import InputError
+from recommender.models.config import ModelConfig, PopularityConfig
+from recommender.stage import Bound, Context, Outputs, Shape, StageConfig
+
+if TYPE_CHECKING:
+    from recommender.checkpoint import CheckpointInfo
+    from recommender.models.interface import SequentialRecommender
+
+Importance = Literal["first", "block-influence", "angular", "greedy", "uniform"]
+
+
+class PruneDepthConfig(StageConfig):
+    """Keep some blocks of a checkpoint's body and drop the others.
+
+    ```yaml
+    - {stage: prune-depth, of: teacher, as: pruned, keep: 4, importance: first, init: teacher}
+    ```
+    """
+
+    stage: Literal["prune-depth"] = "prune-depth"
+    of: str = Field(description="the checkpoint to prune")
+    as_: str = Field(alias="as", description="name of the pruned checkpoint")
+    keep: Annotated[int, Field(ge=1)] | tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        description="how many blocks stay, or which (numbered from 0; `importance` is then not used)"
+    )
+    importance: Importance = Field(
+        "first",
+        description="which blocks stay: the first (SLMRec), those of greatest influence (ShortGPT), all "
+        "but the cut of least angular distance (Gromov), greedy by validation loss (SLEB), or evenly spread",
+    )
+    init: Literal["teacher", "base", "fresh"] = Field(
+        "teacher",
+        description="weights of what stays: the trained ones; base: the body as it was before training, with "
+        "fresh projections (the SLMRec paper); fresh: everything anew",
+    )
+    calibration_users: int = Field(
+        1024, ge=1, description="users whose training histories (greedy: and next items) are looked at"
+    )
+
+    @property
+    def consumes(self) -> tuple[str, ...]:
+        """The checkpoint to prune."""
+        return (self.of,)
+
+    @property
+    def produces(self) -> str:
+        """The pruned checkpoint."""
+        return self.as_
+
+    def problems(self, known: Mapping[str, Shape]) -> list[tuple[str, str]]:
+        """A selection that the source cannot give, or a source that has no blocks."""
+        source = known.get(self.of)
+        if source is not None and isinstance(source.model, PopularityConfig):
+            return [("of", NO_BLOCKS.format(name=self.of))]
+        wrong = selection_problem(self.keep, None if source is None else source.layers, self.of)
+        return [("keep", wrong)] if wrong else []
+
+    def shape(self, known: Mapping[str, Shape]) -> Shape:
+        """The source with fewer blocks."""
+        layers = self.keep if isinstance(self.keep, int) else len(self.keep)
+        source = known.get(self.of)
+        model = None if source is None or source.model is None else with_layers(source.model, layers)
+        return Shape("checkpoint", layers=layers, model=model)
+
+
+NO_BLOCKS = "{name!r} has no blocks to remove"
+
+
+def selection_problem(keep: int | Sequence[int], layers: int | None, name: str) -> str | None:
+    """What is wrong with a selection out of `layers` blocks (None: not known yet), or None."""
+    if isinstance(keep, int):
+        return f"cannot keep {keep} of the {layers} blocks of {name!r}" if layers and keep > layers else None
+    if not keep:
+        return "an empty list keeps no block"
+    if repeated := sorted({block for block in keep if keep.count(block) > 1}):
+        return f"block {repeated[0]} is listed more than once"
+    if layers and (beyond := [block for block in keep if block >= layers]):
+        return f"no block {beyond[0]}: {name!r} has {layers} blocks, 0 to {layers - 1}"
+    return None
+
+
+def with_layers(config: ModelConfig, layers: int) -> ModelConfig:
+    """The config of the same model with another number of blocks."""
+    return config if isinstance(config, PopularityConfig) else config.model_copy(update={"layers": layers})
+
+
+def run(config: PruneDepthConfig, inputs: Mapping[str, Bound], context: Context) -> Outputs:
+    """Choose blocks, cut, save to `context.folder / "checkpoint"`.
+
+    Metrics: `kept`, the scores that led to it, parameters before and after. Raises InputError when the
+    source has no blocks, too few of them, or belongs to another catalogue.
+    """
+    from recommender.checkpoint import load_checkpoint, read_info, save_checkpoint
+
+    source_folder = inputs[config.of].path
+    info = read_info(source_folder)
+    if isinstance(info.model_config, PopularityConfig) or not info.blocks.get("user"):
+        raise InputError(NO_BLOCKS.format(name=config.of), where="prune-depth.of")
+    layers = info.blocks["user"]
+    if wrong := selection_problem(config.keep, layers, config.of):
+        raise InputError(wrong, where="prune-depth.keep")
+    source = load_checkpoint(source_folder, prepared=context.prepared, device=context.device)
+    kept, scores = choose(config, source, layers, context)
+    context.progress("note", {"kept": ", ".join(map(str, kept)), "of": layers})
+    removed = _removed_parameters(source, kept)
+    origin = _origin(info, kept, context.seed)
+    model = _initialised(config, info, source, kept, origin, context)
+    save_checkpoint(
+        model,
+        context.folder / "checkpoint",
+        prepared=context.prepared,
+        model_config=with_layers(info.model_config, len(kept)),
+        about={**origin, "stage": config.stage, "of": config.of, "kept": kept, "init": config.init},
+    )
+    after = read_info(context.folder / "checkpoint")
+    return Outputs(
+        {
+            "kept": kept,
+            "blocks_before": layers,
+            "blocks_after": len(kept),
+            **scores,
+            "parameters_before": info.parameters,
+            "parameters_after": after.parameters,
+            "removed_parameters": removed,
+            "body_parameters_before": info.body_parameters,
+            "body_parameters_after": after.body_parameters,
+        }
+    )
+
+
+def choose(
+    config: PruneDepthConfig, source: "SequentialRecommender", layers: int, context: Context
+) -> tuple[list[int], dict[str, Any]]:
+    """(kept blocks in ascending order, the scores that decided: none where nothing was measured)."""
+    from compress import calibration, depth
+
+    if not isinstance(config.keep, int):
+        return sorted(config.keep), {}
+    keep, cut = config.keep, layers - config.keep
+    if config.importance == "first":
+        return depth.keep_first(layers, keep), {}
+    if config.importance == "uniform":
+        return depth.keep_uniform(layers, keep), {}
+    drawn = calibration.sample(
+        context.prepared,
+        context.split,
+        users=config.calibration_users,
+        max_length=source.max_length,
+        seed=context.seed,
+    )
+    if config.importance == "block-influence":
+        influence = depth.block_influence(calibration.streams(source, drawn))
+        return depth.keep_influential(influence, keep), {"block_influence": influence}
+    if cut == 0:
+        return depth.keep_first(layers, keep), {}
+    if config.importance == "angular":
+        distances = depth.angular_distances(calibration.streams(source, drawn), cut)
+        return depth.keep_around_cut(distances, cut), {"angular_distances": distances}
+    evaluate = calibration.validation_loss(source, drawn)
+    removals = depth.greedy_removals(layers, keep, evaluate)
+    gone = {removal.block for removal in removals}
+    trail = [{"block": removal.block, "validation_loss": removal.loss} for removal in removals]
+    scores = {"validation_loss_before": evaluate(range(layers)), "removals": trail}
+    return [block for block in range(layers) if block not in gone], scores
+
+
+def _removed_parameters(source: "SequentialRecommender", kept: Sequence[int]) -> int:
+    blocks = source.bodies()["user"].blocks
+    return sum(
+        tensor.numel()
+        for number, block in enumerate(blocks)
+        if number not in kept
+        for tensor in block.state_dict().values()
+    )
+
+
+def _origin(info: "CheckpointInfo", kept: Sequence[int], seed: int) -> dict[str, Any]:
+    """Which blocks of the untrained body the kept ones are, so that pruning twice still finds it."""
+    layers = info.blocks["user"]
+    before = info.about.get("base_blocks", list(range(layers)))
+    return {
+        "seed": info.about.get("seed", seed),
+        "base_layers": info.about.get("base_layers", layers),
+        "base_blocks": [before[block] for block in kept],
+    }
+
+
+def _initialised(
+    config: PruneDepthConfig,
+    info: "CheckpointInfo",
+    source: "SequentialRecommender",
+    kept: Sequence[int],
+    origin: Mapping[str, Any],
+    context: Context,
+) -> "SequentialRecommender":
+    """The pruned model with the weights that `init` asks for."""
+    from compress import initial
+
+    assert not isinstance(info.model_config, PopularityConfig)
+    seed = initial.fresh_seed(context.seed)
+    match config.init:
+        case "teacher":
+            source.bodies()["user"].keep(kept)
+            return source
+        case "base":
+            return initial.from_base(
+                source,
+                info.model_config,
+                base_layers=origin["base_layers"],
+                base_blocks=origin["base_blocks"],
+                seed=seed,
+                source_seed=origin["seed"],
+            )
+        case "fresh":
+            return initial.anew(source, info.model_config, layers=len(kept), seed=seed)

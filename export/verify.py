@@ -1,0 +1,81 @@
+"""Is an artifact what it was when it was made? Digests first, then its golden requests."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from export.artifact import OUTSIDE_DIGESTS, open_artifact
+from export.runtime import Artifact, ArtifactError, Recommendation
+from recommender.errors import GateError, InputError
+from recommender.files import read_json
+
+SCORE_TOLERANCE = 1e-3
+"""Per unit of the largest score: another CPU or another onnxruntime may differ by less than this."""
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was checked and found right."""
+
+    files: tuple[str, ...]
+    unlisted: tuple[str, ...]  # files in the folder that no digest covers, card.md and bytecode aside
+    requests: int
+    max_score_difference: float
+
+
+def verify_artifact(folder: Path, *, threads: int | None = 1) -> Verified:
+    """Check every digest, then replay the golden requests.
+
+    Raises InputError when a file is missing, truncated or altered, GateError when the answers differ here.
+    """
+    artifact = open_artifact(folder, threads=threads)
+    listed = set(artifact.manifest["files"])
+    present = {
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    }
+    requests, worst = replay(artifact, read_json(folder / "golden.json"))
+    return Verified(
+        files=tuple(sorted(listed)),
+        unlisted=tuple(sorted(present - listed - set(OUTSIDE_DIGESTS))),
+        requests=requests,
+        max_score_difference=worst,
+    )
+
+
+def replay(artifact: Artifact, golden: dict[str, Any]) -> tuple[int, float]:
+    """(requests, largest score difference at equal places) of the golden requests.
+
+    Raises GateError where a score, by place or by item, is off by more than the tolerance allows.
+    """
+    worst = 0.0
+    for number, request in enumerate(golden["requests"]):
+        try:
+            answer = artifact.recommend(request["history"], golden["k"])
+        except ArtifactError as error:
+            raise InputError(f"golden request {number}: {error}", where="golden.json") from error
+        difference, scale = _difference(request, answer)
+        if difference > SCORE_TOLERANCE * scale:
+            raise GateError(
+                f"golden request {number} is off by {difference:.2g} (allowed {SCORE_TOLERANCE * scale:.2g})",
+                where=str(artifact.folder),
+                fix="run it with the onnxruntime that its manifest names, or export it again on this machine",
+            )
+        worst = max(worst, difference)
+    return len(golden["requests"]), worst
+
+
+def _difference(request: dict[str, Any], answer: list[Recommendation]) -> tuple[float, float]:
+    """(largest score difference, largest score); an item new to the list is held against its last one."""
+    expected, got = np.array(request["scores"]), np.array([item["score"] for item in answer])
+    scale = max(1.0, float(np.abs(expected).max(initial=0.0)))
+    if len(expected) != len(got):
+        return float("inf"), scale
+    if not len(expected):
+        return 0.0, scale
+    by_item = dict(zip(request["items"], request["scores"], strict=True))
+    known = np.array([by_item.get(item["item_id"], expected[-1]) for item in answer])
+    return float(max(np.abs(got - expected).max(), np.abs(got - known).max())), scale

@@ -1,0 +1,111 @@
+"""Checks across stages: names, kinds, and what the stages themselves can tell before anything runs."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import ValidationError
+
+from recommender.errors import InputError, nearest
+from recommender.stage import Shape, StageConfig
+from recpress.given import shape_of
+from recpress.messages import NAME, Problem, name_problem
+from recpress.places import Place, Source
+from recpress.stages import StageTable
+
+
+def cross_checks(source: Source, stages: StageTable) -> list[Problem]:
+    """All that is wrong between the stages of a recipe; stages broken by themselves are passed over."""
+    problems: list[Problem] = []
+    known = _given_shapes(source, problems)
+    entries = source.data.get("stages")
+    every = {str(e["as"]) for e in entries or [] if isinstance(e, dict) and "as" in e}
+    for index, entry in enumerate(entries if isinstance(entries, list) else []):
+        place: Place = ("stages", index)
+        config = _config(entry, stages)
+        if config is not None:
+            problems += _check_stage(config, entry, place, known, every)
+        name = entry.get("as") if isinstance(entry, dict) else None
+        if isinstance(name, str):
+            problems += _check_name(name, (*place, "as"), known)
+            shape = config.shape(known) if config is not None and _all_known(config, known) else None
+            known[name] = shape or Shape("checkpoint")
+    for name in _mapping(source.data.get("variants")):
+        problems += _check_spelling(str(name), ("variants", str(name)))
+    return problems
+
+
+def _given_shapes(source: Source, problems: list[Problem]) -> dict[str, Shape]:
+    known: dict[str, Shape] = {}
+    for name, folder in _mapping(source.data.get("inputs")).items():
+        place: Place = ("inputs", str(name))
+        problems += _check_spelling(str(name), place)
+        if not isinstance(folder, str):
+            continue
+        try:
+            known[str(name)] = shape_of(source.base(place) / folder)
+        except InputError as error:
+            problems.append(Problem(place, f"{folder}: {error.what}"))
+            known[str(name)] = Shape("checkpoint")
+    return known
+
+
+def _check_stage(
+    config: StageConfig, entry: dict[str, Any], place: Place, known: dict[str, Shape], every: set[str]
+) -> Iterator[Problem]:
+    for name in dict.fromkeys(config.consumes):
+        at = (*place, *_written_at(entry, name))
+        if name not in known:
+            later = name in every
+            hint = "; it is bound by a later stage, move that up" if later else nearest(name, known)
+            yield Problem(at, f"no earlier stage binds the name {name!r}{hint}")
+        elif known[name].kind not in config.accepts:
+            wanted = " or ".join(config.accepts)
+            yield Problem(at, f"{name!r} is an {known[name].kind}, but this stage needs a {wanted}")
+    if _all_known(config, known):
+        for field, message in config.problems(known):
+            yield Problem((*place, *(int(p) if p.isdecimal() else p for p in field.split("."))), message)
+
+
+def _all_known(config: StageConfig, known: dict[str, Shape]) -> bool:
+    return all(name in known and known[name].kind in config.accepts for name in config.consumes)
+
+
+def _check_name(name: str, place: Place, known: dict[str, Shape]) -> Iterator[Problem]:
+    yield from _check_spelling(name, place)
+    if name in known:
+        yield Problem(place, f"the name {name!r} is already bound; a name is bound once")
+
+
+def _check_spelling(name: str, place: Place) -> Iterator[Problem]:
+    if not re.match(NAME, name):
+        yield Problem(place, name_problem(name))
+
+
+def _config(entry: Any, stages: StageTable) -> StageConfig | None:
+    """The config of one stage, or None when it is broken (which is reported elsewhere)."""
+    kind = stages.get(str(entry.get("stage"))) if isinstance(entry, dict) else None
+    if kind is None:
+        return None
+    try:
+        return kind.config_class().model_validate(entry)
+    except ValidationError:
+        return None
+
+
+def _written_at(value: Any, name: str) -> Place:
+    """Where inside a stage a name is used; () when it stands in a default."""
+    if not isinstance(value, dict | list):
+        return ()
+    for key, entry in value.items() if isinstance(value, dict) else enumerate(value):
+        if key in ("as", "stage"):
+            continue
+        if entry == name:
+            return (key,)
+        if below := _written_at(entry, name):
+            return (key, *below)
+    return ()
+
+
+def _mapping(value: Any) -> dict[Any, Any]:
+    return value if isinstance(value, dict) else {}

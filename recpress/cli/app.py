@@ -1,0 +1,86 @@
+"""The `recpress` command: its verbs, and how errors become messages and exit codes."""
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from recommender.errors import RecpressError
+from recpress import processes
+from recpress.cli import data, doctor, recipes, recommend, report, run, show, stage, verify
+from recpress.stages import STAGES
+
+HELP = """Make LLM-based sequential recommenders small enough to serve, and prove what it cost.
+
+Exit codes: 0 done; 1 a stage or a gate failed; 2 the input or the recipe is wrong; 130 interrupted.
+Add --debug anywhere to see tracebacks.
+
+Example: recpress run quickstart
+"""
+
+
+class Interrupted(RecpressError):
+    """Ctrl-C."""
+
+    exit_code = 130
+
+
+class Verbs(TyperGroup):
+    """The group of verbs; Ctrl-C is an answer like any other."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise Interrupted("interrupted; finished stages are kept, the same command goes on") from error
+
+
+app = typer.Typer(
+    cls=Verbs, help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown"
+)
+app.command("run")(run.run)
+app.add_typer(recipes.app, name="recipes")
+app.add_typer(data.app, name="data")
+for _name in STAGES:
+    app.command(_name, help=stage.help_of(_name))(stage.verb(_name))
+app.command("recommend")(recommend.recommend)
+app.command("report")(report.report)
+app.command("verify")(verify.verify)
+app.command("doctor")(doctor.doctor)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code and shows no traceback unless --debug is given."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    words = [word for word in given if word != "--debug"]
+    try:
+        app(args=words, prog_name="recpress")
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except Exception as error:
+        if "--debug" in given:
+            raise
+        code = error.exit_code if isinstance(error, RecpressError) else 1
+        show.failure(describe(error), code, as_json="--json" in given)
+        if processes.world_size() > 1:
+            os._exit(code)  # an orderly end would wait for the other processes, which the launcher is to end
+        return code
+    return 0
+
+
+def describe(error: Exception) -> str:
+    """An error in words: what, where, how to mend it."""
+    notes = "".join(f"\n  {note}" for note in getattr(error, "__notes__", ()))
+    if isinstance(error, RecpressError):
+        return f"{error}{notes}"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"the disk is full ({error.filename}); free some space and give the same command again{notes}"
+    if isinstance(error, OSError):
+        return f"{error.filename or 'system'}: {error.strerror or error}{notes}"
+    what = f"{type(error).__name__}: {error}"
+    return f"internal error: {what}{notes}\n  please report it with the output of --debug"

@@ -1,0 +1,53 @@
+"""Where things lie: the built-in recipes, and the run folder, which one process holds at a time."""
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from recommender.errors import InputError, StageError
+
+
+def recipes_folder() -> Path:
+    """The built-in recipes: `recpress/recipes` in an installed wheel, `recipes/` beside us in a checkout."""
+    here = Path(__file__).resolve().parent
+    installed = here / "recipes"
+    return installed if installed.is_dir() else here.parent / "recipes"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run folder alone. Raises StageError when another process holds it.
+
+    A POSIX record lock: it goes away with its process, however that ends, and children do not inherit it.
+    """
+    with (folder / ".lock").open("a") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StageError(
+                "another recpress is working in this folder",
+                where=str(folder),
+                fix="wait for it, or give this run another folder with --out",
+            ) from error
+        yield
+
+
+def check_run_folder(folder: Path, recipe_name: str, *, fresh: bool) -> None:
+    """Refuse a folder that is not ours to write. Raises InputError; writes nothing."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError("is a file, not a run folder", where=str(folder), fix="choose another --out")
+    if not folder.exists() or not any(entry.name != ".lock" for entry in folder.iterdir()):
+        return
+    recipe = folder / "recipe.yaml"
+    if not recipe.exists():
+        raise InputError(
+            "is not empty and not a run folder", where=str(folder), fix="choose another folder with --out"
+        )
+    first = recipe.read_text(encoding="utf-8").splitlines()[:1]
+    if not fresh and first != [f"name: {recipe_name}"]:
+        raise InputError(
+            f"holds a run of another recipe ({', '.join(first)})",
+            where=str(folder),
+            fix="choose another folder with --out, or replace that run with --fresh",
+        )

@@ -1,0 +1,79 @@
+"""The stages a recipe may name: where their config and their function live, and what they depend on.
+
+The table holds names, not modules, so that nothing is imported before a recipe asks for it.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from recommender.stage import Bound, Context, Outputs, StageConfig
+
+    StageFunction = Callable[[StageConfig, Mapping[str, Bound], Context], Outputs]
+
+LEARNING = ("torch", "transformers", "accelerate", "peft", "numpy")
+EXPORTING = ("torch", "transformers", "onnx", "onnxruntime", "onnxscript", "optimum", "numpy")
+MEASURING = ("torch", "transformers", "onnxruntime", "numpy")
+
+
+@dataclass(frozen=True)
+class StageKind:
+    """One line of the table."""
+
+    summary: str  # one line for people
+    config: str  # "module:Class"
+    run: str  # "module:function"
+    packages: tuple[str, ...]  # distributions whose version changes what the stage makes
+    quick: bool = False  # so cheap that a plan tries it whole, for the stages that build on it
+    measures: bool = False  # speed is part of the result, so the device is part of the fingerprint
+
+    def config_class(self) -> "type[StageConfig]":
+        """The config class, imported now."""
+        return cast("type[StageConfig]", _load(self.config))
+
+    def function(self) -> "StageFunction":
+        """The stage's function, imported now."""
+        return cast("StageFunction", _load(self.run))
+
+
+StageTable = Mapping[str, StageKind]
+
+STAGES: StageTable = {
+    "train": StageKind(
+        "train a recommender",
+        "recommender.training.stage:TrainConfig",
+        "recommender.training.stage:run",
+        LEARNING,
+    ),
+    "prune-depth": StageKind(
+        "remove whole blocks",
+        "compress.prune_depth:PruneDepthConfig",
+        "compress.prune_depth:run",
+        LEARNING,
+        quick=True,
+    ),
+    "distill": StageKind(
+        "train a student against its teacher",
+        "compress.distill.stage:DistillConfig",
+        "compress.distill.stage:run",
+        LEARNING,
+    ),
+    "export": StageKind(
+        "write a deployable artifact", "export.stage:ExportConfig", "export.stage:run", EXPORTING
+    ),
+    "bench": StageKind(
+        "measure quality and speed, write the report",
+        "bench.stage:BenchConfig",
+        "bench.stage:run",
+        MEASURING,
+        measures=True,
+    ),
+}
+
+
+def _load(name: str) -> object:
+    module, attribute = name.split(":")
+    loaded: object = getattr(importlib.import_module(module), attribute)
+    return loaded

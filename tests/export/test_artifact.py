@@ -1,0 +1,119 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import polars as pl
+import pytest
+
+from export import runtime
+from export.artifact import Origin, open_artifact, write_artifact
+from recommender.data.prepared import Prepared
+from recommender.errors import InputError
+from recommender.files import sha256_file
+from recommender.models.interface import SequentialRecommender
+from tests.export.fixtures import MAX_LENGTH, N_ITEMS, TOP_K, make_artifact, tiny_model
+
+NAMES = "fp32.onnx items.parquet catalogue.json item_table.npy golden.json runtime.py manifest.json"
+FILES = set(NAMES.split())
+
+
+def manifest(folder: Path) -> dict:
+    return json.loads((folder / "manifest.json").read_text())
+
+
+def test_an_artifact_holds_these_files_and_digests_of_all_but_the_manifest(exported: Path) -> None:
+    assert {path.name for path in exported.iterdir()} == FILES
+    listed = manifest(exported)["files"]
+    assert set(listed) == FILES - {"manifest.json"}
+    for name, entry in listed.items():
+        assert entry == {
+            "size_bytes": (exported / name).stat().st_size,
+            "sha256": sha256_file(exported / name),
+        }
+
+
+def test_the_manifest_says_what_it_is_and_where_it_comes_from(exported: Path, prepared: Prepared) -> None:
+    said = manifest(exported)
+    assert said["schema_version"] == 1 and said["name"] == "tiny-onnx"
+    assert said["parents"] == {"tiny": "0" * 64} and said["recipe"] == {"name": "test"}
+    assert said["data"]["catalogue_digest"] == prepared.catalogue_digest
+    assert {"python", "torch", "onnx", "onnxruntime", "numpy"} <= set(said["versions"])
+    assert said["machine"]["onnx"]["ir_version"] == onnx.load(exported / "fp32.onnx").ir_version
+    (variant,) = said["variants"]
+    assert said["default_variant"] == variant["name"] == "fp32"
+    assert (variant["opset"], variant["top_k"], variant["max_length"]) == (23, TOP_K, MAX_LENGTH)
+    assert variant["precision"] == "fp32" and list(variant["inputs"]) == ["items", "seen"]
+
+
+def test_the_runtime_is_a_verbatim_copy(exported: Path) -> None:
+    assert (exported / "runtime.py").read_bytes() == Path(runtime.__file__).read_bytes()
+
+
+def test_items_stand_by_row_in_all_three_forms(exported: Path, sasrec: SequentialRecommender) -> None:
+    table = pl.read_parquet(exported / "items.parquet")
+    catalogue = json.loads((exported / "catalogue.json").read_text())
+    assert table["row"].to_list() == list(range(1, N_ITEMS + 1))
+    assert table["item_id"].to_list() == catalogue["item_ids"]
+    assert table["title"].to_list() == catalogue["titles"]
+    vectors = np.load(exported / "item_table.npy", allow_pickle=False)
+    assert vectors.dtype == np.float32
+    np.testing.assert_array_equal(vectors, sasrec.item_table().detach().numpy())
+
+
+def test_a_catalogue_without_titles_is_served_without_titles(prepared: Prepared, tmp_path: Path) -> None:
+    shutil.copytree(prepared.path, tmp_path / "bare")
+    prepared.catalogue.drop("title").write_parquet(tmp_path / "bare" / "items.parquet")
+    folder = make_artifact(tiny_model("popularity"), tmp_path / "artifact", Prepared(tmp_path / "bare"))
+    assert {item["title"] for item in open_artifact(folder).recommend(["i1"], 3)} == {None}
+
+
+def test_golden_requests_are_made_up_and_answered(exported: Path, prepared: Prepared) -> None:
+    golden = json.loads((exported / "golden.json").read_text())
+    histories = {tuple(f"i{row}" for row in prepared.history(user)) for user in range(prepared.n_users)}
+    assert {len(request["history"]) for request in golden["requests"]} >= {1, MAX_LENGTH}
+    for request in golden["requests"]:
+        assert len(request["items"]) == len(request["scores"]) == TOP_K
+        assert len(request["history"]) == 1 or tuple(request["history"]) not in histories
+
+
+def test_two_exports_of_one_model_are_equal_byte_for_byte(prepared: Prepared, tmp_path: Path) -> None:
+    one, two = (
+        manifest(make_artifact(tiny_model("popularity"), tmp_path / name / "a", prepared))["files"]
+        for name in "xy"
+    )
+    assert one == two
+
+
+def test_a_failed_export_leaves_nothing_and_keeps_what_was_there(prepared: Prepared, tmp_path: Path) -> None:
+    folder = make_artifact(tiny_model("popularity"), tmp_path / "artifact", prepared)
+    before = manifest(folder)
+    origin = Origin(name="again", parents={}, recipe={})
+    with pytest.raises(InputError, match="top_k is 99"):
+        write_artifact(tiny_model("popularity"), folder, prepared=prepared, origin=origin, top_k=99, opset=23)
+    assert manifest(folder) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["artifact"]
+
+
+def test_card_md_may_come_later(folder: Path) -> None:
+    (folder / "card.md").write_text("measured numbers")
+    assert open_artifact(folder).n_items == N_ITEMS
+
+
+@pytest.mark.parametrize("fault", ["truncated", "altered", "missing", "absent"])
+def test_a_broken_artifact_is_an_input_error(folder: Path, fault: str) -> None:
+    path = folder / "fp32.onnx"
+    content = path.read_bytes()
+    match fault:
+        case "truncated":
+            path.write_bytes(content[: len(content) // 2])
+        case "altered":
+            path.write_bytes(content[:100] + bytes([content[100] ^ 1]) + content[101:])
+        case "missing":
+            path.unlink()
+        case "absent":
+            folder = folder / "nowhere"
+    with pytest.raises(InputError, match=r"fp32\.onnx|no artifact") as caught:
+        open_artifact(folder)
+    assert caught.value.exit_code == 2
