@@ -1,5 +1,5 @@
-"""A saved recommender: `config.json`, `model.safetensors`, `items.parquet`, and a plain `backbone/` for Hugging Face
-bodies, which `AutoModel.from_pretrained` loads without us. Nothing is pickled."""
+"""A saved recommender: `config.json`, `model.safetensors`, `items.parquet`, and a plain `backbone/` for
+Hugging Face bodies, which `AutoModel.from_pretrained` loads without us. Nothing is pickled."""
 
 import shutil
 from collections.abc import Mapping
@@ -70,12 +70,18 @@ def save_checkpoint(
             "max_length": model.max_length,
             "data": {"name": prepared.meta["name"], "catalogue_digest": prepared.catalogue_digest},
             "blocks": {name: len(part.blocks) for name, part in model.bodies().items()},
-            "parameters": sum(p.numel() for p in model.state_dict().values()) - unread_parameters(model),
+            "parameters": stored_parameters(model),
             "body_parameters": body_parameters(model),
             "size_bytes": size,
             "about": dict(about or {}),
         }
         write_json(temporary / "config.json", config)
+
+
+def stored_parameters(model: "SequentialRecommender") -> int:
+    """Everything that a checkpoint holds, tables included."""
+    stored = sum(tensor.numel() for tensor in model.state_dict().values())
+    return int(stored - unread_parameters(model))
 
 
 def unread_parameters(model: "SequentialRecommender") -> int:
@@ -85,15 +91,15 @@ def unread_parameters(model: "SequentialRecommender") -> int:
     body = getattr(model, "body", None)
     if not isinstance(body, HuggingFaceBody):
         return 0
-    return int(body.backbone.get_input_embeddings().weight.numel())
+    return sum(tensor.numel() for tensor in body.backbone.get_input_embeddings().parameters())
 
 
 def body_parameters(model: "SequentialRecommender") -> int:
-    """Parameters of blocks, final norm and projections; tables of items, words and positions are not counted."""
+    """Parameters of blocks, final norm and projections; tables of items, words and positions are not
+    counted.
+    """
     tables = ("items.", "positions.", "prefix", "suffix", "counts")
-    total = sum(
-        tensor.numel() for name, tensor in model.state_dict().items() if not name.startswith(tables)
-    )
+    total = sum(tensor.numel() for name, tensor in model.state_dict().items() if not name.startswith(tables))
     return int(total - unread_parameters(model))
 
 
@@ -130,7 +136,8 @@ def check_catalogue(info: CheckpointInfo, prepared: Prepared, where: str) -> Non
     if info.catalogue_digest != prepared.catalogue_digest:
         raise InputError(
             f"the checkpoint belongs to another data set: its catalogue has {info.n_items} items "
-            f"(digest {info.catalogue_digest[:12]}), this one {prepared.n_items} (digest {prepared.catalogue_digest[:12]})",
+            f"(digest {info.catalogue_digest[:12]}), this one {prepared.n_items} "
+            f"(digest {prepared.catalogue_digest[:12]})",
             where=where,
             fix="use the data, filters and item_seed that the checkpoint was trained with, or train anew",
         )
@@ -158,7 +165,9 @@ def load_checkpoint(
     missing, unexpected = model.load_state_dict(weights, strict=False)
     missing = [name for name in missing if not name.startswith(BACKBONE_PREFIX)]
     if missing or unexpected:
-        raise InputError(f"weights do not fit: missing {missing[:3]}, unexpected {unexpected[:3]}", where=str(file))
+        raise InputError(
+            f"weights do not fit: missing {missing[:3]}, unexpected {unexpected[:3]}", where=str(file)
+        )
     return model.to(device).eval()
 
 

@@ -29,7 +29,8 @@ class Ranked:
 def histories(
     prepared: Prepared, users: Int64, ends: Int64, max_length: int, *, mask_seen: bool = True
 ) -> HistoryArrays:
-    """The first `ends[i]` interactions of each user as left-padded rows [n, L]; L is the longest, at most max_length.
+    """The first `ends[i]` interactions of each user as left-padded rows [n, L]; L is the longest, at most
+    max_length.
 
     `seen` holds the WHOLE history, also what the model no longer reads.
     """
@@ -73,8 +74,8 @@ def rank_users(
     """
     everyone, positions = split.targets(part)
     if users is not None:
-        chosen = np.isin(everyone, users)
-        everyone, positions = everyone[chosen], positions[chosen]
+        wanted = np.isin(everyone, users)
+        everyone, positions = everyone[wanted], positions[wanted]
     exact = isinstance(scorer, RankScorer)
     if evaluation.sampled_negatives is not None and not exact:
         raise InputError(
@@ -96,7 +97,11 @@ def rank_users(
             among = None
             if evaluation.sampled_negatives is not None:
                 among = sample_negatives(
-                    batch.seen, targets[chosen], everyone[chosen], prepared.n_items, evaluation.sampled_negatives
+                    batch.seen,
+                    targets[chosen],
+                    everyone[chosen],
+                    prepared.n_items,
+                    evaluation.sampled_negatives,
                 )
             ranks[chosen] = scorer.ranks(batch, targets[chosen], ties=evaluation.ties, among=among)
         if lists is not None or not exact:
@@ -118,12 +123,11 @@ def _by_length(lengths: Int64) -> Iterator[Int64]:
         yield order[start : start + USERS_PER_CALL]
 
 
-def sample_negatives(
-    seen: Int64 | None, targets: Int64, users: Int64, n_items: int, count: int
-) -> Int64:
+def sample_negatives(seen: Int64 | None, targets: Int64, users: Int64, n_items: int, count: int) -> Int64:
     """[n, count] rows that are neither the target nor seen, uniform with replacement.
 
-    Each user has a stream of his own (seeded by his number), so every candidate is ranked among the same items.
+    Each user has a stream of his own (seeded by his number), so every candidate is ranked among the same
+    items.
     """
     out = np.empty((len(targets), count), dtype=np.int64)
     for i, user in enumerate(users):
@@ -138,9 +142,9 @@ def sample_negatives(
 def ranks_in_lists(items: Int64, scores: np.ndarray, targets: Int64, ties: str) -> Int64:
     """0-based rank of each target in its list, -1 where it is not in it or may not be.
 
-    Pessimistic ties: everything in the list that scores at least as much stands before the target; if a tie reaches
-    the end of the list, items beyond it may be tied too, and the target counts as missed. (A target that stands last
-    with nobody beside it counts as found.)
+    Pessimistic ties: everything in the list that scores at least as much stands before the target; if a tie
+    reaches the end of the list, items beyond it may be tied too, and the target counts as missed. (A target
+    that stands last with nobody beside it counts as found.)
     """
     here = items == targets[:, None]
     found = here.any(axis=1)

@@ -1,7 +1,7 @@
 """Training losses over the catalogue. All return the SUM over positions; callers divide by their number.
 
-States are [N, D] user vectors of real positions only: a padded position in a softmax over the catalogue costs as
-much as a real one and teaches nothing.
+States are [N, D] user vectors of real positions only: a padded position in a softmax over the catalogue costs
+as much as a real one and teaches nothing.
 """
 
 from typing import Any
@@ -16,8 +16,8 @@ CHUNK = 64  # positions per slice of logits: 64 x 12k floats are 3 MB, which sta
 class _FullSoftmax(torch.autograd.Function):
     """Cross-entropy whose gradients are made in the forward pass, slice by slice.
 
-    The [N, n_items] logits never exist as a whole, in either direction ("cut cross-entropy", arXiv 2411.09009, in
-    plain torch).
+    The [N, n_items] logits never exist as a whole, in either direction ("cut cross-entropy", arXiv
+    2411.09009, in plain torch).
     """
 
     @staticmethod
@@ -58,7 +58,7 @@ def full_softmax(states: Tensor, table: Tensor, targets: Tensor) -> Tensor:
     """
     with torch.autocast(states.device.type, enabled=False):
         wide = _wide(states)
-        total: Tensor = _FullSoftmax.apply(states.to(wide), table[1:].to(wide), targets - 1)
+        total: Tensor = _FullSoftmax.apply(states.to(wide), table[1:].to(wide), targets - 1)  # type: ignore[no-untyped-call]
     return total
 
 
@@ -77,8 +77,8 @@ def sampled_softmax(states: Tensor, table: Tensor, targets: Tensor, negatives: T
 def gbce(states: Tensor, table: Tensor, targets: Tensor, negatives: Tensor, *, t: float) -> Tensor:
     """Generalised binary cross-entropy (gSASRec, Petrov & Macdonald, RecSys 2023), summed over positions.
 
-    negatives [N, K] rows; t in [0, 1] is the calibration: with alpha = K / (n_items - 1), beta = alpha t + 1 - t.
-    t = 0 is plain BCE. Written as beta * logsigmoid(s), which is stable.
+    negatives [N, K] rows; t in [0, 1] is the calibration: with alpha = K / (n_items - 1), beta = alpha t + 1
+    - t. t = 0 is plain BCE. Written as beta * logsigmoid(s), which is stable.
     """
     states, table = states.to(_wide(states)), table.to(_wide(states))
     alpha = negatives.shape[1] / max(len(table) - 2, 1)
@@ -94,11 +94,14 @@ def kl_softmax(
 ) -> Tensor:
     """T^2 KL(teacher || student) over the catalogue at temperature T, summed over positions.
 
-    student [N, D] with its table [n_items + 1, D], teacher [N, D'] with its own; the teacher is detached. T^2 keeps
-    the gradient's scale when T varies (Hinton et al., 2015).
+    student [N, D] with its table [n_items + 1, D], teacher [N, D'] with its own; the teacher is detached. T^2
+    keeps the gradient's scale when T varies (Hinton et al., 2015).
     """
     total = student.new_zeros((), dtype=_wide(student))
-    student_table, teacher_table = student_table[1:].to(_wide(student)), teacher_table[1:].detach().to(_wide(student))
+    student_table, teacher_table = (
+        student_table[1:].to(_wide(student)),
+        teacher_table[1:].detach().to(_wide(student)),
+    )
     for start in range(0, len(student), CHUNK):
         ours = student[start : start + CHUNK].to(_wide(student)) @ student_table.T / temperature
         theirs = teacher[start : start + CHUNK].detach().to(_wide(student)) @ teacher_table.T / temperature

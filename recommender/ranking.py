@@ -1,4 +1,6 @@
-"""Full ranking in torch: user vectors by length-sorted micro-batches, then one product with the item table."""
+"""Full ranking in torch: user vectors by length-sorted micro-batches, then one product with the item
+table.
+"""
 
 from collections.abc import Iterator
 
@@ -65,7 +67,9 @@ class TorchScorer:
                 batch = torch.from_numpy(history.items[chosen, history.items.shape[1] - width :])
                 times = None
                 if history.times is not None:
-                    times = torch.from_numpy(history.times[chosen, history.times.shape[1] - width :]).to(self.device)
+                    times = torch.from_numpy(history.times[chosen, history.times.shape[1] - width :]).to(
+                        self.device
+                    )
                 vectors = self.model.user_vector(History(batch.to(self.device), times=times))
                 if out is None:
                     out = vectors.new_empty(len(lengths), vectors.shape[1])
@@ -76,7 +80,9 @@ class TorchScorer:
     def _scores(
         self, vectors: Tensor, seen: Int64 | None, keep: Int64 | None = None
     ) -> Iterator[tuple[slice, Tensor]]:
-        """Masked scores [b, n_items + 1] of one slice of users after another; rows `keep` [B] stay unmasked."""
+        """Masked scores [b, n_items + 1] of one slice of users after another; rows `keep` [B] stay
+        unmasked.
+        """
         with torch.inference_mode():
             table = self.model.item_table()
             for start in range(0, len(vectors), USERS_PER_PRODUCT):
@@ -117,8 +123,8 @@ def _width(length: int, multiple: int) -> int:
 def top_rows(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """(scores [B, k], rows [B, k]) best first, ties by ascending row.
 
-    `torch.topk` leaves ties in any order, so they are put right afterwards; rows whose k-th score is tied with one
-    outside are sorted whole.
+    `torch.topk` leaves ties in any order, so they are put right afterwards; rows whose k-th score is tied
+    with one outside are sorted whole.
     """
     best, rows = scores.topk(k, dim=1)
     rows, by_row = rows.sort(dim=1)

@@ -5,7 +5,7 @@ and the command line know nothing else of them.
 """
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -58,8 +58,8 @@ class RankScorer(Protocol):
 class ScorerRef:
     """How to open a scorer, as plain data, so that another process (or another layer) can do it.
 
-    `opener` is `package.module:function`; it is written by recpress, never read from a recipe. The function is
-    called as `function(path, **options)`.
+    `opener` is `package.module:function`; it is written by recpress, never read from a recipe. The function
+    is called as `function(path, **options)`.
     """
 
     name: str
@@ -78,7 +78,7 @@ class ScorerRef:
         return scorer
 
 
-def pad_left(histories: list[Int64] | list[list[int]], length: int | None = None) -> Int64:
+def pad_left(histories: Sequence[Int64 | list[int]], length: int | None = None) -> Int64:
     """Stack histories of rows, newest last, into [B, L] with zeros in front; the oldest are cut beyond L."""
     width = max((len(history) for history in histories), default=1) if length is None else length
     out = np.zeros((len(histories), max(width, 1)), dtype=np.int64)

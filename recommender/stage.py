@@ -14,7 +14,9 @@ from recommender.models.config import ModelConfig
 from recommender.scoring import ScorerRef
 
 Progress = Callable[[str, Mapping[str, Any]], None]
-"""Called as progress(event, values): ("start"|"step"|"epoch"|"note"|"done", {...}); values are plain numbers and text."""
+"""Called as progress(event, values): ("start"|"step"|"epoch"|"note"|"done", {...}); values are plain numbers
+and text.
+"""
 
 
 def silent(event: str, values: Mapping[str, Any]) -> None:
@@ -112,8 +114,8 @@ class Outputs:
     """What a stage made: numbers for stage.json; files lie in `context.folder`.
 
     A stage that makes a checkpoint writes it to `context.folder / "checkpoint"`, an artifact to
-    `context.folder / "artifact"` (the runner moves it to `artifacts/<as>/`); reports are written to `context.folder`
-    as `report.json`, `report.md`, `report.html` (the runner copies them to the run's top).
+    `context.folder / "artifact"` (the runner moves it to `artifacts/<as>/`); reports are written to
+    `context.folder` as `report.json`, `report.md`, `report.html` (the runner copies them to the run's top).
     """
 
     metrics: Mapping[str, Any] = field(default_factory=dict)

@@ -3,8 +3,8 @@
 Every item is a kind of thing (a noun) in a style (a brand and an adjective) with a finish. A shopper has one
 favourite style, which shows only in the whole history. After an item comes, with fixed chances, the same
 thing in the next finish; or what goes with it, or with the item before it (a Markov chain over kinds), mostly
-in the shopper's style; or something popular. Kinds, styles and finishes are skewed by Zipf's law, and so is the
-popularity of items. So popularity, the last item alone, and the whole history predict ever better.
+in the shopper's style; or something popular. Kinds, styles and finishes are skewed by Zipf's law, and so is
+the popularity of items. So popularity, the last item alone, and the whole history predict ever better.
 """
 
 from dataclasses import dataclass

@@ -14,7 +14,11 @@ def add_adapters(body: HuggingFaceBody, settings: LoraSettings) -> None:
 
     Raises InputError when a target names no layer of the body.
     """
-    names = {name.rpartition(".")[2] for name, module in body.backbone.named_modules() if isinstance(module, nn.Linear)}
+    names = {
+        name.rpartition(".")[2]
+        for name, module in body.backbone.named_modules()
+        if isinstance(module, nn.Linear)
+    }
     unknown = sorted(set(settings.targets) - names)
     if unknown:
         raise InputError(
@@ -24,7 +28,7 @@ def add_adapters(body: HuggingFaceBody, settings: LoraSettings) -> None:
     body.requires_grad_(False)
     config = LoraConfig(
         r=settings.r,
-        lora_alpha=settings.alpha,  # type: ignore[arg-type]
+        lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         target_modules=list(settings.targets),
         bias="none",
@@ -34,14 +38,15 @@ def add_adapters(body: HuggingFaceBody, settings: LoraSettings) -> None:
 
 def merge_adapters(body: HuggingFaceBody) -> int:
     """Fold every adapter into its layer and thaw the body; returns how many there were."""
-    found = [(name, module) for name, module in body.backbone.named_modules() if isinstance(module, LoraLayer)]
+    found = [
+        (name, module) for name, module in body.backbone.named_modules() if isinstance(module, LoraLayer)
+    ]
     for name, module in found:
-        module.merge()  # type: ignore[attr-defined]
+        module.merge()
         owner, _, attribute = name.rpartition(".")
         setattr(body.backbone.get_submodule(owner), attribute, module.get_base_layer())
     if found:
-        body.backbone.peft_config = None  # inject_adapter_in_model leaves it, save_pretrained would read it
-        del body.backbone.peft_config
+        del body.backbone.peft_config  # inject_adapter_in_model leaves it, save_pretrained would read it
         body.requires_grad_(True)
         body.backbone.get_input_embeddings().requires_grad_(False)
     return len(found)

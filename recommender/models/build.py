@@ -26,8 +26,9 @@ def build_model(
 ) -> SequentialRecommender:
     """Build a recommender with weights drawn from `seed`.
 
-    `item_vectors` [n_items + 1, D] start (or freeze) an llm's item table; `counts` [n_items + 1] are what popularity
-    recommends. The global random state is left as it was. Raises InputError for sizes that do not fit.
+    `item_vectors` [n_items + 1, D] start (or freeze) an llm's item table; `counts` [n_items + 1] are what
+    popularity recommends. The global random state is left as it was. Raises InputError for sizes that do not
+    fit.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -71,7 +72,8 @@ def _llm(config: LlmConfig, n_items: int, max_length: int, item_vectors: Tensor 
     if config.backbone and config.layers is not None:
         if config.layers > len(body.blocks):
             raise InputError(
-                f"layers: {config.layers}, but {config.backbone} has {len(body.blocks)} blocks", where="model.layers"
+                f"layers: {config.layers}, but {config.backbone} has {len(body.blocks)} blocks",
+                where="model.layers",
             )
         body.keep(range(config.layers))
     if item_vectors is None:
@@ -90,14 +92,16 @@ def _llm(config: LlmConfig, n_items: int, max_length: int, item_vectors: Tensor 
 
 def pretrained(config: LlmConfig) -> PreTrainedModel:
     """Load the body by name or from a folder, in fp32. Raises InputError when it cannot be had."""
+    assert config.backbone is not None
     try:
-        return AutoModel.from_pretrained(config.backbone, dtype=torch.float32)
+        body: PreTrainedModel = AutoModel.from_pretrained(config.backbone, dtype=torch.float32)
     except (OSError, ValueError) as error:
         raise InputError(
             f"cannot load the backbone {config.backbone!r}: {str(error).splitlines()[0]}",
             where="model.backbone",
-            fix="give a folder made by save_pretrained, or the name of a model that this machine can download",
+            fix="give a folder made by save_pretrained, or the name of a model that can be downloaded",
         ) from error
+    return body
 
 
 def from_sizes(config: LlmConfig, max_length: int) -> PreTrainedModel:
@@ -105,18 +109,20 @@ def from_sizes(config: LlmConfig, max_length: int) -> PreTrainedModel:
     kv_heads = config.kv_heads or config.heads
     if config.hidden % config.heads or config.heads % kv_heads:
         raise InputError(
-            f"hidden {config.hidden}, heads {config.heads}, kv_heads {kv_heads}: each must divide the one before",
+            f"hidden {config.hidden}, heads {config.heads}, kv_heads {kv_heads}: each must divide the last",
             where="model",
         )
     if config.layers is None:
         raise InputError("a body built from sizes needs its number of blocks", where="model.layers")
     built = AutoConfig.for_model(config.family, **_sizes(config, kv_heads, max_length))
-    body: PreTrainedModel = AutoModel.from_config(built)
+    body: PreTrainedModel = AutoModel.from_config(built)  # type: ignore[no-untyped-call]
     return body
 
 
 def _sizes(config: LlmConfig, kv_heads: int, max_length: int) -> dict[str, Any]:
-    """Config entries of a family; names that a family does not know are left out, dropout inside it is off."""
+    """Config entries of a family; names that a family does not know are left out, dropout inside it is
+    off.
+    """
     assert config.layers is not None
     ffn = config.ffn or 3 * config.hidden
     common: dict[str, Any] = {

@@ -1,4 +1,6 @@
-"""The `model:` section of a recipe, one class per kind; builders in `build.py` turn it into plain arguments."""
+"""The `model:` section of a recipe, one class per kind; builders in `build.py` turn it into plain
+arguments.
+"""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,7 +19,7 @@ class LoraSettings(Section):
     """Low-rank adapters (peft) on a frozen body; merged before pruning and export."""
 
     r: int = Field(16, ge=1, description="rank")
-    alpha: float = Field(16, gt=0, description="scale numerator; the update is multiplied by alpha / r")
+    alpha: int = Field(16, ge=1, description="scale numerator; the update is multiplied by alpha / r")
     dropout: float = Field(0.05, ge=0, lt=1, description="dropout on the adapter's input")
     targets: tuple[str, ...] = Field(
         ("gate_proj", "up_proj", "down_proj"), description="names of the linear layers (SLMRec: the MLP's)"
@@ -29,8 +31,9 @@ class LlmConfig(Section):
 
     kind: Literal["llm"] = "llm"
     backbone: str | None = Field(
-        None, description="model name or folder for AutoModel.from_pretrained; null builds a body from the "
-        "sizes below with random weights"
+        None,
+        description="model name or folder for AutoModel.from_pretrained; null builds a body from the "
+        "sizes below with random weights",
     )
     family: Literal[FAMILIES] = Field("llama", description="decoder family of a body built from sizes")  # type: ignore[valid-type]
     layers: int | None = Field(None, ge=1, description="blocks; with a backbone: keep only the first ones")
@@ -46,7 +49,9 @@ class LlmConfig(Section):
         None, description="name of a checkpoint (bound by an earlier stage) whose item table is taken over"
     )
     dropout: float = Field(0.2, ge=0, lt=1, description="on the projected inputs and on each block's update")
-    lora: LoraSettings | None = Field(None, description="train adapters on a frozen body instead of all weights")
+    lora: LoraSettings | None = Field(
+        None, description="train adapters on a frozen body instead of all weights"
+    )
     prefix: str = Field("", description="prompt before the items; needs a backbone with a tokenizer")
     suffix: str = Field("", description="prompt after the items; needs `positions: last` in training")
 

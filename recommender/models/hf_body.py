@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -41,7 +40,7 @@ class HuggingFaceBody(nn.Module):
         return self.backbone.config
 
     @property
-    def blocks(self) -> nn.ModuleList:  # type: ignore[override]
+    def blocks(self) -> nn.ModuleList:
         """The decoder's own list of blocks."""
         owner, name = self._find_blocks()
         found = getattr(owner, name)
@@ -90,7 +89,11 @@ class HuggingFaceBody(nn.Module):
             positions["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)
         entry: list[Tensor] = []
         streams: list[Tensor] = []
-        with self._only(blocks), self._last(last_only and not self.training), self._hooks(watch, entry, streams):
+        with (
+            self._only(blocks),
+            self._last(last_only and not self.training),
+            self._hooks(watch, entry, streams),
+        ):
             out = self.backbone(inputs_embeds=embeds, attention_mask=mask, use_cache=False, **positions)
         final = out.last_hidden_state
         return BodyRun(entry[0] if entry else None, tuple(streams), final[:, -1:] if last_only else final)
@@ -139,7 +142,9 @@ class HuggingFaceBody(nn.Module):
 
     @contextmanager
     def _only(self, indices: Sequence[int] | None) -> Iterator[None]:
-        """Run with a selection of blocks; list-valued config entries are sliced alike, since forwards read them."""
+        """Run with a selection of blocks; list-valued config entries are sliced alike, since forwards read
+        them.
+        """
         if indices is None:
             yield
             return
@@ -157,7 +162,9 @@ class HuggingFaceBody(nn.Module):
                 setattr(config, key, value)
 
     def keep(self, indices: Sequence[int]) -> None:
-        """Keep only these blocks: cut the list, re-index `layer_idx`, and give all modules a mended config."""
+        """Keep only these blocks: cut the list, re-index `layer_idx`, and give all modules a mended
+        config.
+        """
         owner, name = self._find_blocks()
         everything = getattr(owner, name)
         config = copy.deepcopy(self.backbone.config)
@@ -172,7 +179,7 @@ class HuggingFaceBody(nn.Module):
                     module.layer_idx = new_index
         for module in self.backbone.modules():  # attention modules hold a reference of their own
             if isinstance(getattr(module, "config", None), PreTrainedConfig):
-                module.config = config
+                setattr(module, "config", config)  # noqa: B010 - modules type their attributes as tensors
 
 
 def _stream_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
@@ -182,7 +189,9 @@ def _stream_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
 
 
 def _per_layer_keys(config: PreTrainedConfig) -> list[str]:
-    """Config entries that hold one value per block (`layer_types`, ...); `architectures` only looks like one."""
+    """Config entries that hold one value per block (`layer_types`, ...); `architectures` only looks like
+    one.
+    """
     depth = config.num_hidden_layers
     return [
         key
@@ -201,13 +210,11 @@ def _cut(entries: dict[str, Any], indices: Sequence[int]) -> dict[str, Any]:
 def drop_word_embeddings(backbone: PreTrainedModel) -> int:
     """Replace the word embeddings, which nothing reads, by a single row; returns the parameters dropped."""
     old = backbone.get_input_embeddings()
-    before = sum(p.numel() for p in old.parameters())
-    width = old.weight.shape[1]
-    backbone.set_input_embeddings(nn.Embedding(1, width, dtype=old.weight.dtype))
+    assert isinstance(old, nn.Embedding)
+    row = nn.Embedding(1, old.weight.shape[1], dtype=old.weight.dtype)
+    nn.init.zeros_(row.weight)
+    backbone.set_input_embeddings(row.requires_grad_(False))
     for key in ("pad_token_id", "bos_token_id", "eos_token_id"):
         setattr(backbone.config, key, 0)
     backbone.config.vocab_size = 1
-    with torch.no_grad():
-        backbone.get_input_embeddings().weight.zero_()
-    backbone.get_input_embeddings().requires_grad_(False)
-    return int(before - width)
+    return old.weight.numel() - row.weight.numel()

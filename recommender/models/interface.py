@@ -27,7 +27,10 @@ class Hidden(NamedTuple):
 class Body(Protocol):
     """A stack of blocks that can be cut."""
 
-    blocks: nn.ModuleList
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The blocks, first to last."""
+        ...
 
     def keep(self, indices: Sequence[int]) -> None:
         """Keep only these blocks, in this order, and mend every index and config that speaks of them."""

@@ -15,7 +15,13 @@ from transformers.models.mistral.modeling_mistral import MistralDecoderLayer
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
-KNOWN_BLOCKS = (LlamaDecoderLayer, MistralDecoderLayer, Qwen2DecoderLayer, Qwen3DecoderLayer, GemmaDecoderLayer)
+KNOWN_BLOCKS = (
+    LlamaDecoderLayer,
+    MistralDecoderLayer,
+    Qwen2DecoderLayer,
+    Qwen3DecoderLayer,
+    GemmaDecoderLayer,
+)
 """Blocks of one shape: norm, attention with separate projections, residual, norm, gated MLP, residual."""
 
 

@@ -1,7 +1,7 @@
 """Item vectors -> input projection -> decoder body -> output projection -> scores over the catalogue.
 
-The E4SRec / SLMRec form (arXiv 2405.17890, section 3): items enter a language model as projected vectors, and the
-hidden state of the last token, projected back, is the user vector.
+The E4SRec / SLMRec form (arXiv 2405.17890, section 3): items enter a language model as projected vectors, and
+the hidden state of the last token, projected back, is the user vector.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,9 +16,9 @@ from recommender.models.interface import Body, Hidden, History, SequentialRecomm
 class LlmRecommender(SequentialRecommender):
     """A decoder over item vectors.
 
-    `item_vectors` [n_items + 1, D]: frozen when `train_items` is False (SLMRec takes them from a SASRec), else the
-    start of a trained, tied table. `prefix` [P, H] and `suffix` [S, H] are embedded prompts, frozen; a prompt's word
-    embeddings are looked up once at build time, so that the word table itself can be dropped.
+    `item_vectors` [n_items + 1, D]: frozen when `train_items` is False (SLMRec takes them from a SASRec),
+    else the start of a trained, tied table. `prefix` [P, H] and `suffix` [S, H] are embedded prompts, frozen;
+    a prompt's word embeddings are looked up once at build time, so that the word table itself can be dropped.
     """
 
     prefix: Tensor
@@ -38,7 +38,8 @@ class LlmRecommender(SequentialRecommender):
         super().__init__()
         width, hidden = item_vectors.shape[1], body.config.hidden_size
         self.n_items, self.max_length = item_vectors.shape[0] - 1, max_length
-        self.items = nn.Embedding.from_pretrained(item_vectors, freeze=not train_items, padding_idx=0)
+        self.items = nn.Embedding(len(item_vectors), width, padding_idx=0, _weight=item_vectors)
+        self.items.weight.requires_grad_(train_items)
         self.input_projection = nn.Linear(width, hidden)
         self.body = body
         self.output_projection = nn.Linear(hidden, width, bias=False)
@@ -49,7 +50,9 @@ class LlmRecommender(SequentialRecommender):
     def hidden(
         self, history: History, *, blocks: Sequence[int] | None = None, last_only: bool = False
     ) -> Hidden:
-        """See `SequentialRecommender.hidden`; T = P + L + S, and with a suffix the last item is read at T - 1."""
+        """See `SequentialRecommender.hidden`; T = P + L + S, and with a suffix the last item is read at T -
+        1.
+        """
         items = history.items
         embeds, mask = self._embed(items)
         run = self.body(
@@ -73,8 +76,8 @@ class LlmRecommender(SequentialRecommender):
         if not len(self.prefix) and not len(self.suffix):
             return embeds, mask
         parts = [self.prefix.expand(batch, -1, -1), embeds, self.suffix.expand(batch, -1, -1)]
-        ones = [torch.ones(batch, len(part), dtype=mask.dtype, device=mask.device) for part in (self.prefix, self.suffix)]
-        return torch.cat(parts, dim=1), torch.cat((ones[0], mask, ones[1]), dim=1)
+        before, after = (mask.new_ones(batch, len(part)) for part in (self.prefix, self.suffix))
+        return torch.cat(parts, dim=1), torch.cat((before, mask, after), dim=1)
 
     def project(self, states: Tensor) -> Tensor:
         """[..., H] -> [..., D]."""
@@ -83,7 +86,8 @@ class LlmRecommender(SequentialRecommender):
 
     def item_table(self) -> Tensor:
         """The item vectors; input and output share them."""
-        return self.items.weight
+        table: Tensor = self.items.weight
+        return table
 
     def bodies(self) -> Mapping[str, Body]:
         """One body, "user"."""

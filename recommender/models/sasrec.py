@@ -1,8 +1,8 @@
 """SASRec: self-attentive sequential recommendation (Kang & McAuley, ICDM 2018).
 
 Deviations from the paper, after the strong recipes of Klenitskiy & Vasilev (RecSys 2023): the residual is
-taken on the un-normalised stream (pre-norm), attention has an output projection, the loss is the full softmax.
-Dropout falls on the embeddings and on both updates of a block, not on attention weights.
+taken on the un-normalised stream (pre-norm), attention has an output projection, the loss is the full
+softmax. Dropout falls on the embeddings and on both updates of a block, not on attention weights.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,11 +43,12 @@ class SasrecBlock(nn.Module):
         )
         x = x + self.dropout(self.out(mixed.transpose(1, 2).flatten(2)))
         inner = self.dropout(functional.relu(self.up(self.feed_norm(x))))
-        return x + self.dropout(self.down(inner))
+        out: Tensor = x + self.dropout(self.down(inner))
+        return out
 
     def _split(self, states: Tensor) -> Tensor:
         """[B, L, H] -> [B, heads, L, H / heads]."""
-        return states.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return states.view(*states.shape[:-1], self.heads, -1).transpose(1, 2)
 
 
 class BlockStack(nn.Module):
@@ -63,7 +64,9 @@ class BlockStack(nn.Module):
 
 
 class SasRec(SequentialRecommender):
-    """Item and position embeddings, causal blocks, final norm; scores are products with the item embeddings."""
+    """Item and position embeddings, causal blocks, final norm; scores are products with the item
+    embeddings.
+    """
 
     def __init__(
         self, *, n_items: int, max_length: int, layers: int, hidden: int, heads: int, dropout: float
@@ -86,7 +89,8 @@ class SasRec(SequentialRecommender):
         """See `SequentialRecommender.hidden`; T = L."""
         items = history.items
         length = items.shape[1]
-        # Positions count from the newest item, so that a trimmed batch reads the same vectors as a padded one.
+        # Positions count from the newest item, so that a trimmed batch reads the same vectors as a padded
+        # one.
         scaled = self.items(items) * self.items.embedding_dim**0.5
         entry = self.dropout(scaled + self.positions.weight[self.max_length - length :])
         mask = causal_mask(items, entry.dtype)
@@ -113,7 +117,9 @@ class SasRec(SequentialRecommender):
 
 
 def causal_mask(items: Tensor, dtype: torch.dtype) -> Tensor:
-    """Additive mask [B, 1, L, L]: no later position, no padding; a large finite value, so padded rows give no NaN."""
+    """Additive mask [B, 1, L, L]: no later position, no padding; a large finite value, so padded rows give
+    no NaN.
+    """
     length = items.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=items.device).tril()
     allowed = causal & (items != 0).unsqueeze(1)

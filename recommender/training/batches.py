@@ -1,4 +1,5 @@
-"""Training batches: random users per step, sorted by length inside the step and cut into trimmed micro-batches.
+"""Training batches: random users per step, sorted by length inside the step and cut into trimmed
+micro-batches.
 
 A step has the gradient of one big padded batch, at the price of its real positions only.
 """
@@ -42,7 +43,9 @@ class Step:
 
 
 class TrainingSequences:
-    """Next-item examples of the training part: inputs s[:-1], targets s[1:], the newest `max_length` of them."""
+    """Next-item examples of the training part: inputs s[:-1], targets s[1:], the newest `max_length` of
+    them.
+    """
 
     def __init__(
         self, prepared: Prepared, split: Split, *, max_length: int, positions: Literal["all", "last"] = "all"
@@ -63,9 +66,19 @@ class TrainingSequences:
         return -(-len(self.users) // batch_size)
 
     def epoch(
-        self, epoch: int, *, seed: int, batch_size: int, tokens: int, start: int = 0, rank: int = 0, world: int = 1
+        self,
+        epoch: int,
+        *,
+        seed: int,
+        batch_size: int,
+        tokens: int,
+        start: int = 0,
+        rank: int = 0,
+        world: int = 1,
     ) -> Iterator[Step]:
-        """The steps of an epoch from `start` on; a pure function of (seed, epoch), so a resumed run sees the same."""
+        """The steps of an epoch from `start` on; a pure function of (seed, epoch), so a resumed run sees the
+        same.
+        """
         order = np.random.default_rng([seed, epoch]).permutation(len(self.users))
         for index in range(start, self.steps_per_epoch(batch_size)):
             chosen = order[index * batch_size : (index + 1) * batch_size]

@@ -1,4 +1,6 @@
-"""The training loop: accelerate for devices and processes, exact resume, early stopping on validation NDCG@10."""
+"""The training loop: accelerate for devices and processes, exact resume, early stopping on validation
+NDCG@10.
+"""
 
 import time
 from collections.abc import Callable, Mapping
@@ -7,6 +9,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
@@ -44,12 +47,14 @@ class FitResult:
 def fit(
     objective: nn.Module, model: SequentialRecommender, settings: TrainSettings, context: Context
 ) -> FitResult:
-    """Train the parameters of `objective` that require gradients; `model` ends with its best weights, in eval mode.
+    """Train the parameters of `objective` that require gradients; `model` ends with its best weights, in eval
+    mode.
 
-    `objective(batch)` returns sums over the batch's real positions; "loss" is minimised, after division by the real
-    positions of the whole step, and every other term is logged. If it has `check_first(terms)`, that is called with
-    the per-position means of the very first step. Goes on from `context.scratch` where an earlier run was stopped:
-    the result is the same to the bit on the same machine. Raises StageError when the loss is not finite.
+    `objective(batch)` returns sums over the batch's real positions; "loss" is minimised, after division by
+    the real positions of the whole step, and every other term is logged. If it has `check_first(terms)`, that
+    is called with the per-position means of the very first step. Goes on from `context.scratch` where an
+    earlier run was stopped: the result is the same to the bit on the same machine. Raises StageError when the
+    loss is not finite.
     """
     with torch.random.fork_rng():
         return _Fit(objective, model, settings, context).run()
@@ -84,7 +89,9 @@ class _Fit:
     def run(self) -> FitResult:
         """Epochs until the end, the patience, or max_steps."""
         counters, context = self.counters, self.context
-        context.progress("start", {"total": self.total, "epochs": self.settings.epochs, "done": counters.step})
+        context.progress(
+            "start", {"total": self.total, "epochs": self.settings.epochs, "done": counters.step}
+        )
         while counters.step < self.total and not counters.stopped:
             self._epoch()
             self._save()
@@ -139,7 +146,9 @@ class _Fit:
         self.context.progress("epoch", entry)
 
     def _step(self, step: Step) -> None:
-        """One optimizer step; sums are divided by the real positions of all processes, as one big batch would be."""
+        """One optimizer step; sums are divided by the real positions of all processes, as one big batch
+        would be.
+        """
         started, counters = time.perf_counter(), self.counters
         accelerator = self.accelerator
         torch.manual_seed(hash_of(self.context.seed, counters.step, accelerator.process_index))
@@ -204,7 +213,9 @@ class _Fit:
         )
 
     def _validate(self) -> dict[str, float]:
-        """Validation metrics by the main process; keeps the best weights and counts rounds without a better one."""
+        """Validation metrics by the main process; keeps the best weights and counts rounds without a better
+        one.
+        """
         started = time.perf_counter()
         shared: list[Any] = [None]
         if self.accelerator.is_main_process:
@@ -220,7 +231,9 @@ class _Fit:
             }
         else:
             counters.bad_rounds += 1
-            counters.stopped = self.settings.patience is not None and counters.bad_rounds >= self.settings.patience
+            counters.stopped = (
+                self.settings.patience is not None and counters.bad_rounds >= self.settings.patience
+            )
         counters.validation_seconds += time.perf_counter() - started
         return metrics
 
@@ -238,7 +251,9 @@ def validation_quality(
     if users is not None and users < len(chosen):
         chosen = torch.randperm(len(chosen), generator=torch.Generator().manual_seed(0))[:users].numpy()
         chosen = context.split.targets("valid")[0][chosen]
-    evaluation = EvaluationConfig(ks=(10,), mask_seen=context.evaluation.mask_seen, ties=context.evaluation.ties)
+    evaluation = EvaluationConfig(
+        ks=(10,), mask_seen=context.evaluation.mask_seen, ties=context.evaluation.ties
+    )
     training = model.training
     try:
         return quality(
@@ -259,7 +274,10 @@ def accelerator_for(settings: TrainSettings, context: Context) -> Accelerator:
     mixed = settings.precision
     if mixed == "auto":
         mixed = "bf16" if context.device == "cuda" else "fp32"
-    return Accelerator(mixed_precision="bf16" if mixed == "bf16" else "no", cpu=context.device == "cpu")
+    mode = "bf16" if mixed == "bf16" else "no"
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mode:
+        AcceleratorState._reset_state()  # one per process, else: an earlier stage's precision would stay
+    return Accelerator(mixed_precision=mode, cpu=context.device == "cpu")
 
 
 def hash_of(*numbers: int) -> int:

@@ -12,7 +12,9 @@ from recommender.training.batches import Batch
 
 
 class NextItem(nn.Module):
-    """Cross-entropy of the next item at every real position (or at the last one only, by the batch's targets)."""
+    """Cross-entropy of the next item at every real position (or at the last one only, by the batch's
+    targets).
+    """
 
     def __init__(
         self,

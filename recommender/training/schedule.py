@@ -22,12 +22,16 @@ def learning_rate(step: int, total: int, settings: TrainSettings) -> float:
 
 
 def make_optimizer(objective: nn.Module, settings: TrainSettings) -> Optimizer:
-    """AdamW or SGD over what is trainable; weight decay falls on matrices, never on item tables, norms or biases."""
+    """AdamW or SGD over what is trainable; weight decay falls on matrices, never on item tables, norms or
+    biases.
+    """
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for name, parameter in objective.named_parameters():
         if parameter.requires_grad:
-            matrix = parameter.ndim >= 2 and not any(part in ("items", "positions") for part in name.split("."))
+            matrix = parameter.ndim >= 2 and not any(
+                part in ("items", "positions") for part in name.split(".")
+            )
             (decayed if matrix else plain).append(parameter)
     groups = [
         {"params": decayed, "weight_decay": settings.weight_decay},

@@ -70,7 +70,7 @@ def run(config: TrainConfig, inputs: Mapping[str, Bound], context: Context) -> O
         counts=counts,
     )
     if isinstance(config.model, PopularityConfig):
-        metrics = {"best_ndcg": validation_quality(model, context)["ndcg@10"]}
+        metrics: dict[str, object] = {"best_ndcg": validation_quality(model, context)["ndcg@10"]}
     else:
         metrics = _fit(model, config, context)
     save_checkpoint(

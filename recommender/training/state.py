@@ -14,12 +14,16 @@ from torch.optim import Optimizer
 
 from recommender.files import complete_folder
 
-PREFIX = "training-"  # + step: a new state stands beside the old one before that goes, so a kill loses neither
+PREFIX = (
+    "training-"  # + step: a new state stands beside the old one before that goes, so a kill loses neither
+)
 
 
 @dataclass
 class Counters:
-    """Where a training stands. The sampler and every random draw are functions of (seed, step), so no more is needed."""
+    """Where a training stands. The sampler and every random draw are functions of (seed, step), so no more
+    is needed.
+    """
 
     step: int = 0  # optimizer steps done
     epoch: int = 0  # epochs completed
@@ -52,7 +56,10 @@ def save_state(
     older = saved_states(folder)
     place = folder / f"{PREFIX}{counters.step:09d}-{counters.epoch:06d}"
     with complete_folder(place) as temporary:
-        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary / "state.safetensors")
+        save_file(
+            {name: tensor.cpu().contiguous() for name, tensor in tensors.items()},
+            temporary / "state.safetensors",
+        )
         (temporary / "state.json").write_text(json.dumps(asdict(counters)))
     for path in older:
         if path != place:
@@ -67,7 +74,9 @@ def saved_states(folder: Path) -> list[Path]:
 def load_state(
     folder: Path, objective: nn.Module, optimizer: Optimizer
 ) -> tuple[Counters, dict[str, Tensor]] | None:
-    """Put a saved state back into objective and optimizer; (counters, best weights), or None where there is none."""
+    """Put a saved state back into objective and optimizer; (counters, best weights), or None where there is
+    none.
+    """
     found = saved_states(folder)
     if not found:
         return None
@@ -81,5 +90,7 @@ def load_state(
             _, index, key = name.split(".")
             state.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    best = {name.removeprefix("best."): tensor for name, tensor in tensors.items() if name.startswith("best.")}
+    best = {
+        name.removeprefix("best."): tensor for name, tensor in tensors.items() if name.startswith("best.")
+    }
     return Counters(**json.loads((found[-1] / "state.json").read_text())), best

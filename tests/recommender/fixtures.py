@@ -19,9 +19,9 @@ def prepared_from(folder: Path, histories: Sequence[Sequence[int]], n_items: int
     np.save(folder / "offsets.npy", offsets)
     np.save(folder / "items.npy", np.concatenate([np.asarray(h, dtype=np.int32) for h in histories]))
     names = [f"i{row}" for row in range(1, n_items + 1)]
-    pl.DataFrame({"row": range(1, n_items + 1), "item_id": names, "title": [f"Item {n}" for n in names]}).write_parquet(
-        folder / "items.parquet"
-    )
+    pl.DataFrame(
+        {"row": range(1, n_items + 1), "item_id": names, "title": [f"Item {n}" for n in names]}
+    ).write_parquet(folder / "items.parquet")
     pl.DataFrame({"user_id": [str(u) for u in range(len(histories))]}).write_parquet(folder / "users.parquet")
     meta = {
         "name": "tiny",

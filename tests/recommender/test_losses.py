@@ -61,8 +61,12 @@ def test_gbce_with_t_zero_is_bce_and_zero_scores_give_closed_form() -> None:
 
 def test_gbce_does_not_depend_on_t_when_all_others_are_negatives() -> None:
     states, table, targets = problem(n=6)
-    others = torch.stack([torch.tensor([r for r in range(1, len(table)) if r != t]) for t in targets.tolist()])
-    torch.testing.assert_close(gbce(states, table, targets, others, t=0.9), gbce(states, table, targets, others, t=0.0))
+    others = torch.stack(
+        [torch.tensor([r for r in range(1, len(table)) if r != t]) for t in targets.tolist()]
+    )
+    torch.testing.assert_close(
+        gbce(states, table, targets, others, t=0.9), gbce(states, table, targets, others, t=0.0)
+    )
 
 
 def test_kl_is_zero_for_the_same_model_and_matches_brute_force() -> None:
@@ -72,7 +76,9 @@ def test_kl_is_zero_for_the_same_model_and_matches_brute_force() -> None:
     other_table = torch.randn(len(table), 3, dtype=torch.float64)
     p = (other @ other_table[1:].T / 2).log_softmax(1)
     q = (states @ table[1:].T / 2).log_softmax(1)
-    torch.testing.assert_close(kl_softmax(states, table, other, other_table, 2.0), (p.exp() * (p - q)).sum() * 4)
+    torch.testing.assert_close(
+        kl_softmax(states, table, other, other_table, 2.0), (p.exp() * (p - q)).sum() * 4
+    )
 
 
 @pytest.mark.parametrize("loss", ["full-softmax", "sampled-softmax", "gbce"])

@@ -33,7 +33,9 @@ def test_metrics_from_lists_leave_out_what_lists_cannot_tell() -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.lists(st.integers(0, 3), min_size=9, max_size=9), min_size=1, max_size=5), st.integers(1, 9))
+@given(
+    st.lists(st.lists(st.integers(0, 3), min_size=9, max_size=9), min_size=1, max_size=5), st.integers(1, 9)
+)
 def test_top_rows_break_ties_by_row(rows: list[list[int]], k: int) -> None:
     scores = torch.tensor(rows, dtype=torch.float32)
     best, found = top_rows(scores, k)
@@ -114,7 +116,8 @@ def test_sampled_negatives_are_unseen_and_need_exact_ranks(tmp_path: Path) -> No
     model = build_model(SasrecConfig(hidden=8), n_items=30, max_length=6, seed=0)
     split, evaluation = prepared.split("leave-one-out"), EvaluationConfig(ks=(5,), sampled_negatives=9)
     first, again = (
-        rank_users(TorchScorer(model), prepared, split, "test", evaluation, max_length=6).ranks for _ in range(2)
+        rank_users(TorchScorer(model), prepared, split, "test", evaluation, max_length=6).ranks
+        for _ in range(2)
     )
     assert first.tolist() == again.tolist() and first.max() <= 9
 

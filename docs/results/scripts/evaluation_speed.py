@@ -1,8 +1,8 @@
 """Times the full-ranking evaluation of a SASRec on all users, and its scoring stage against its own ceiling.
 
-End to end: histories out of the memory map, user vectors, scores over the catalogue, seen items masked, exact ranks.
-Scoring stage: user vectors given; top-10 of every user. Ceiling: one GEMM and one top-10 per 256 random vectors, nothing
-else. All three are interleaved in the same process; medians.
+End to end: histories out of the memory map, user vectors, scores over the catalogue, seen items masked, exact
+ranks. Scoring stage: user vectors given; top-10 of every user. Ceiling: one GEMM and one top-10 per 256
+random vectors, nothing else. All three are interleaved in the same process; medians.
 
 Run: RECPRESS_DATA=DIR python docs/results/scripts/evaluation_speed.py [--threads 2] [--rounds 7]
 Appends one JSON row to docs/results/raw/evaluation_speed.jsonl.
@@ -12,6 +12,7 @@ import argparse
 import json
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -41,7 +42,9 @@ def seconds(work: Callable[[], Any]) -> float:
 
 def main() -> None:
     """Measure and append."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--source", default="amazon-beauty")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
@@ -83,7 +86,7 @@ def main() -> None:
     rate = {name: len(users) / statistics.median(values) for name, values in times.items()}
     row = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": f"python docs/results/scripts/evaluation_speed.py --threads {options.threads} --rounds {options.rounds}",
+        "command": " ".join(["python", *sys.argv]),
         "source": options.source,
         "users": len(users),
         "threads": options.threads,

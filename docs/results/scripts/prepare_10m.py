@@ -26,6 +26,7 @@ from typing import Any
 
 RESULTS = Path(__file__).resolve().parents[1] / "raw" / "prepare.jsonl"
 USERS_PER_ROW, ITEMS_PER_ROW = 0.05, 0.01
+KEYS = ("seconds", "cpu_seconds", "peak_mib")
 
 
 def make_log(file: Path, rows: int) -> None:
@@ -103,11 +104,11 @@ def child(who: str, file: Path, cache: Path) -> None:
 
     import recommender.data.prepare  # noqa: F401
 
-    start = time.perf_counter()
+    start, busy = time.perf_counter(), time.process_time()
     sizes = plain(file) if who == "plain" else ours(file, cache)
-    seconds = time.perf_counter() - start
+    seconds, busy = time.perf_counter() - start, time.process_time() - busy
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"seconds": seconds, "peak_mib": peak, **sizes}))
+    print(json.dumps({"seconds": seconds, "cpu_seconds": busy, "peak_mib": peak, **sizes}))
 
 
 def main(rows: int, rounds: int, folder: Path) -> dict[str, Any]:
@@ -126,7 +127,7 @@ def main(rows: int, rounds: int, folder: Path) -> dict[str, Any]:
         taken["second"].append(contest("recpress", file, cache))
         assert taken["plain"][-1]["interactions"] == taken["recpress"][-1]["interactions"]
     figures = {
-        who: {key: round(statistics.median(run[key] for run in runs), 3) for key in ("seconds", "peak_mib")}
+        who: {key: round(statistics.median(run[key] for run in runs), 3) for key in KEYS}
         for who, runs in taken.items()
     }
     return {
@@ -138,14 +139,14 @@ def main(rows: int, rounds: int, folder: Path) -> dict[str, Any]:
         "file_mib": round(file.stat().st_size / 2**20, 1),
         **{key: taken["recpress"][0][key] for key in ("users", "interactions")},
         **figures,
-        "ratio_seconds": round(figures["recpress"]["seconds"] / figures["plain"]["seconds"], 3),
-        "ratio_peak": round(figures["recpress"]["peak_mib"] / figures["plain"]["peak_mib"], 3),
+        "ratio": {key: round(figures["recpress"][key] / figures["plain"][key], 3) for key in KEYS},
         "all": taken,
         "environment": {
             "python": platform.python_version(),
             "polars": pl.__version__,
             "numpy": np.__version__,
             "cores": os.cpu_count(),
+            "load_average_at_end": round(os.getloadavg()[0], 1),
             "machine": platform.machine(),
         },
     }

@@ -1,7 +1,9 @@
-"""Times training steps: every padded position in the softmax, against real positions in bucketed micro-batches.
+"""Times training steps: every padded position in the softmax, against real positions in bucketed
+micro-batches.
 
-The model and the users are the same (amazon-beauty by default); only the way a step is cut and its loss computed
-differs. Steps of the contestants are interleaved and medians taken; an epoch is the median times its steps.
+The model and the users are the same (amazon-beauty by default); only the way a step is cut and its loss
+computed differs. Steps of the contestants are interleaved and medians taken; an epoch is the median times its
+steps.
 
 Run: RECPRESS_DATA=DIR python docs/results/scripts/training_speed.py [--threads 2] [--rounds 5]
 Appends one JSON row to docs/results/raw/training_speed.jsonl.
@@ -11,8 +13,8 @@ import argparse
 import json
 import platform
 import statistics
+import sys
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from torch.nn import functional
 
 from recommender.data.config import DataConfig
 from recommender.data.prepare import prepare
+from recommender.data.prepared import Prepared
 from recommender.models.build import build_model
 from recommender.models.config import LlmConfig, ModelConfig, SasrecConfig
 from recommender.models.interface import History
@@ -50,18 +53,62 @@ class Padded(nn.Module):
         final = self.model.hidden(History(batch.items)).final
         logits = self.model.project(final) @ self.model.item_table()[1:].T
         targets = (batch.targets - 1).masked_fill(batch.targets == 0, -100)
-        return {"loss": functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum")}
+        return {
+            "loss": functional.cross_entropy(
+                logits.flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum"
+            )
+        }
 
 
 def pad(batch: Batch, length: int) -> Batch:
     """The same users padded to the full length."""
-    items, targets = (functional.pad(rows, (length - rows.shape[1], 0)) for rows in (batch.items, batch.targets))
+    items, targets = (
+        functional.pad(rows, (length - rows.shape[1], 0)) for rows in (batch.items, batch.targets)
+    )
     return Batch(items, targets)
+
+
+def timed(loss: nn.Module, batches: list[Batch], optimizer: torch.optim.Optimizer) -> float:
+    """Seconds of one optimizer step over some micro-batches; cutting them is not counted."""
+    positions = sum(int((batch.targets > 0).sum()) for batch in batches)
+    started = time.perf_counter()
+    for batch in batches:
+        (loss(batch)["loss"] / positions).backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    return time.perf_counter() - started
+
+
+def measure(
+    config: ModelConfig, prepared: Prepared, sequences: TrainingSequences, rounds: int
+) -> dict[str, list[float]]:
+    """Seconds per step of both contestants, interleaved."""
+    objective = NextItem(build_model(config, n_items=prepared.n_items, max_length=LENGTH, seed=0)).train()
+    naive = Padded(objective)
+    optimizer = make_optimizer(objective, TrainSettings())
+
+    def cut(index: int, tokens: int) -> list[Batch]:
+        return next(sequences.epoch(index, seed=0, batch_size=BATCH, tokens=tokens)).batches
+
+    def ours(index: int) -> float:
+        return timed(objective, cut(index, TrainSettings().micro_batch_tokens), optimizer)
+
+    def padded(index: int) -> float:
+        return timed(naive, [pad(batch, LENGTH) for batch in cut(index, 10**9)], optimizer)
+
+    ours(0), padded(0)
+    times: dict[str, list[float]] = {"ours": [], "padded": []}
+    for index in range(1, rounds + 1):
+        times["padded"].append(padded(index))
+        times["ours"].append(statistics.median(ours(index * 3 + part) for part in range(3)))
+    return times
 
 
 def main() -> None:
     """Measure and append."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--source", default="amazon-beauty")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
@@ -71,39 +118,11 @@ def main() -> None:
     sequences = TrainingSequences(prepared, prepared.split("leave-one-out"), max_length=LENGTH)
     steps_per_epoch = sequences.steps_per_epoch(BATCH)
     for name, config in MODELS.items():
-        objective = NextItem(build_model(config, n_items=prepared.n_items, max_length=LENGTH, seed=0)).train()
-        naive = Padded(objective)
-        optimizer = make_optimizer(objective, TrainSettings())
-
-        def step_of(
-            loss: nn.Module, cut: Callable[[int], list[Batch]], optimizer: torch.optim.Optimizer = optimizer
-        ) -> Callable[[int], float]:
-            def step(index: int) -> float:
-                batches = cut(index)
-                positions = sum(int((batch.targets > 0).sum()) for batch in batches)
-                started = time.perf_counter()
-                for batch in batches:
-                    (loss(batch)["loss"] / positions).backward()
-                optimizer.step()
-                optimizer.zero_grad()
-                return time.perf_counter() - started
-
-            return step
-
-        def cut(index: int, tokens: int) -> list[Batch]:
-            return next(sequences.epoch(index, seed=0, batch_size=BATCH, tokens=tokens)).batches
-
-        ours = step_of(objective, lambda index: cut(index, TrainSettings().micro_batch_tokens))
-        padded = step_of(naive, lambda index: [pad(cut(index, 10**9)[0], LENGTH)])
-        ours(0), padded(0)
-        times: dict[str, list[float]] = {"ours": [], "padded": []}
-        for index in range(1, options.rounds + 1):
-            times["padded"].append(padded(index))
-            times["ours"].append(statistics.median(ours(index * 3 + part) for part in range(3)))
+        times = measure(config, prepared, sequences, options.rounds)
         medians = {key: statistics.median(values) for key, values in times.items()}
         row = {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "command": f"python docs/results/scripts/training_speed.py --threads {options.threads} --rounds {options.rounds}",
+            "command": " ".join(["python", *sys.argv]),
             "model": name,
             "source": options.source,
             "batch_size": BATCH,

@@ -26,6 +26,8 @@ def review(user: str, item: str, time: int, rating: float, **more: object) -> st
     )
 
 
+EVENTS_2023 = (("ann", "A", 2000, 5.0), ("bob", "A", 3000, 3.0), ("ann", "B", 1999, 4.0))
+
 # source -> files in the makers' format. Every log: ann B (time 1), ann A (time 2), bob A (time 3, rating 3).
 FILES: dict[str, dict[str, str]] = {
     "ml-100k": {
@@ -61,7 +63,7 @@ FILES: dict[str, dict[str, str]] = {
     "amazon-reviews-2023:All_Beauty": {
         "All_Beauty.jsonl": "\n".join(
             json.dumps({"parent_asin": item, "asin": "V", "user_id": user, "timestamp": ms, "rating": rating})
-            for user, item, ms, rating in [("ann", "A", 2000, 5), ("bob", "A", 3000, 3), ("ann", "B", 1999, 4)]
+            for user, item, ms, rating in EVENTS_2023
         ),
         "meta_All_Beauty.jsonl": '{"parent_asin": "A", "title": "Brush", "categories": ["Beauty", "Hair"]}\n'
         '{"parent_asin": "B", "title": null, "categories": [], "details": {}}\n',

@@ -75,6 +75,16 @@ def test_a_temporal_split_never_holds_out_what_it_trains_on(times: list[list[int
     assert (split.valid[both] < split.test[both]).all()
 
 
+def test_a_temporal_split_of_ten_seconds_trains_on_the_first_eight() -> None:
+    split = temporal(np.array([0, 10]), np.arange(10), 0.8)
+    assert (split.train_end.tolist(), split.valid.tolist(), split.test.tolist()) == ([8], [8], [9])
+
+
+def test_interactions_at_the_cut_itself_are_not_trained_on() -> None:
+    split = temporal(np.array([0, 2, 6]), np.array([0, 5, 0, 5, 6, 7]), 0.5)  # cuts at 5 and 6
+    assert (split.train_end.tolist(), split.valid.tolist(), split.test.tolist()) == ([1, 1], [1, 1], [-1, 2])
+
+
 def test_a_temporal_split_needs_times(prepared_from: Make) -> None:
     prepared = prepared_from("user_id,item_id", "1,a", "1,b", "1,c")
     with pytest.raises(InputError, match="has no timestamps"):

@@ -11,7 +11,14 @@ from recommender.errors import InputError
 from recommender.losses import full_softmax
 from recommender.models.adapters import add_adapters, merge_adapters
 from recommender.models.build import build_model
-from recommender.models.config import FAMILIES, LlmConfig, LoraSettings, ModelConfig, PopularityConfig, SasrecConfig
+from recommender.models.config import (
+    FAMILIES,
+    LlmConfig,
+    LoraSettings,
+    ModelConfig,
+    PopularityConfig,
+    SasrecConfig,
+)
 from recommender.models.hf_body import HuggingFaceBody
 from recommender.models.interface import History, SequentialRecommender
 from recommender.models.last_position import LastPosition
@@ -175,13 +182,17 @@ def language_model(tmp_path: Path) -> Path:
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>").save_pretrained(tmp_path / "lm")
     torch.manual_seed(0)
     LlamaModel(
-        LlamaConfig(vocab_size=8, hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2)
+        LlamaConfig(
+            vocab_size=8, hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2
+        )
     ).save_pretrained(tmp_path / "lm")
     return tmp_path / "lm"
 
 
 def test_pretrained_folder_gives_body_and_prompts(language_model: Path, tmp_path: Path) -> None:
-    config = LlmConfig(backbone=str(language_model), layers=2, item_dim=8, prefix="user buys :", suffix="next :")
+    config = LlmConfig(
+        backbone=str(language_model), layers=2, item_dim=8, prefix="user buys :", suffix="next :"
+    )
     model = build_model(config, n_items=N_ITEMS, max_length=12, seed=0).eval()
     assert isinstance(model, LlmRecommender)
     assert model.prefix.shape == (3, 16) and model.suffix.shape == (2, 16) and len(model.body.blocks) == 2
@@ -221,7 +232,9 @@ def test_too_many_layers_for_a_backbone_are_refused(language_model: Path) -> Non
 
 
 def test_a_body_without_blocks_is_refused() -> None:
-    backbone = LlamaModel(LlamaConfig(vocab_size=2, hidden_size=8, num_hidden_layers=2, num_attention_heads=2))
+    backbone = LlamaModel(
+        LlamaConfig(vocab_size=2, hidden_size=8, num_hidden_layers=2, num_attention_heads=2)
+    )
     backbone.config.num_hidden_layers = 5
     with pytest.raises(InputError, match="is it a decoder"):
         HuggingFaceBody(backbone)
