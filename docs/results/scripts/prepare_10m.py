@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -113,11 +114,11 @@ def child(who: str, file: Path, cache: Path) -> None:
 
 def main(rows: int, rounds: int, folder: Path) -> dict[str, Any]:
     """All rounds; the order of the contestants alternates from round to round."""
-    import numpy as np
-    import polars as pl
-
     file, cache = folder / "log.csv", folder / "cache"
-    make_log(file, rows)
+    # In a process of its own: a child's peak memory starts at that of the process that forks it.
+    subprocess.run(
+        [sys.executable, __file__, "--child", "log", "--log", str(file), "--rows", str(rows)], check=True
+    )
     taken: dict[str, list[dict[str, Any]]] = {"plain": [], "recpress": [], "second": []}
     for round_ in range(rounds):
         for who in ("plain", "recpress") if round_ % 2 == 0 else ("recpress", "plain"):
@@ -143,8 +144,8 @@ def main(rows: int, rounds: int, folder: Path) -> dict[str, Any]:
         "all": taken,
         "environment": {
             "python": platform.python_version(),
-            "polars": pl.__version__,
-            "numpy": np.__version__,
+            "polars": version("polars"),
+            "numpy": version("numpy"),
             "cores": os.cpu_count(),
             "load_average_at_end": round(os.getloadavg()[0], 1),
             "machine": platform.machine(),
@@ -159,11 +160,13 @@ if __name__ == "__main__":
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where the log is made (default: a temporary folder)")
-    parser.add_argument("--child", choices=["plain", "recpress"], help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=["log", "plain", "recpress"], help=argparse.SUPPRESS)
     parser.add_argument("--log", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--cache", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.child:
+    if arguments.child == "log":
+        make_log(arguments.log, arguments.rows)
+    elif arguments.child:
         child(arguments.child, arguments.log, arguments.cache)
     else:
         with tempfile.TemporaryDirectory(dir=arguments.folder) as temporary:
