@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from export.parity import ParityConfig, gate
-from recommender.stage import Bound, Context, Outputs, StageConfig
+from recommender.stage import Bound, Context, Outputs, Shape, StageConfig
 
 if TYPE_CHECKING:
     from export.artifact import Origin
@@ -44,6 +44,10 @@ class ExportConfig(StageConfig):
     def produces(self) -> str:
         """The artifact."""
         return self.as_
+
+    def shape(self, known: Mapping[str, Shape]) -> Shape:
+        """An artifact with lists of one length."""
+        return Shape("artifact", top_k=self.top_k)
 
 
 def run(config: ExportConfig, inputs: Mapping[str, Bound], context: Context) -> Outputs:

@@ -33,6 +33,7 @@ class Shape:
     kind: Kind
     layers: int | None = None  # blocks of the user body
     model: ModelConfig | None = None
+    top_k: int | None = None  # longest list that it answers
 
 
 class StageConfig(Section):

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from recommender.data.config import EvaluationConfig
 from recommender.errors import InputError, nearest
 from recommender.stage import Shape, StageConfig
 from recpress.given import shape_of
@@ -19,12 +20,13 @@ def cross_checks(source: Source, stages: StageTable) -> list[Problem]:
     problems: list[Problem] = []
     known = _given_shapes(source, problems)
     entries = source.data.get("stages")
+    longest = _longest_list(source)
     every = {str(e["as"]) for e in entries or [] if isinstance(e, dict) and "as" in e}
     for index, entry in enumerate(entries if isinstance(entries, list) else []):
         place: Place = ("stages", index)
         config = _config(entry, stages)
         if config is not None:
-            problems += _check_stage(config, entry, place, known, every)
+            problems += _check_stage(config, entry, place, known, every, longest)
         name = entry.get("as") if isinstance(entry, dict) else None
         if isinstance(name, str):
             problems += _check_name(name, (*place, "as"), known)
@@ -51,7 +53,12 @@ def _given_shapes(source: Source, problems: list[Problem]) -> dict[str, Shape]:
 
 
 def _check_stage(
-    config: StageConfig, entry: dict[str, Any], place: Place, known: dict[str, Shape], every: set[str]
+    config: StageConfig,
+    entry: dict[str, Any],
+    place: Place,
+    known: dict[str, Shape],
+    every: set[str],
+    longest: int,
 ) -> Iterator[Problem]:
     for name in dict.fromkeys(config.consumes):
         at = (*place, *_written_at(entry, name))
@@ -62,9 +69,30 @@ def _check_stage(
         elif known[name].kind not in config.accepts:
             wanted = " or ".join(config.accepts)
             yield Problem(at, f"{name!r} is an {known[name].kind}, but this stage needs a {wanted}")
+    yield from _short_lists(config, entry, place, known, longest)
     if _all_known(config, known):
         for field, message in config.problems(known):
             yield Problem((*place, *(int(p) if p.isdecimal() else p for p in field.split("."))), message)
+
+
+def _short_lists(
+    config: StageConfig, entry: dict[str, Any], place: Place, known: dict[str, Shape], longest: int
+) -> Iterator[Problem]:
+    """Artifacts whose lists end before the last place that the evaluation asks for."""
+    for name in config.consumes if config.pools_seeds else ():
+        depth = known[name].top_k if name in known else None
+        if depth is not None and depth < longest:
+            message = f"{name!r} answers {depth} items, but evaluation.ks asks for {longest}: raise its top_k"
+            yield Problem((*place, *_written_at(entry, name)), message)
+
+
+def _longest_list(source: Source) -> int:
+    """The largest K of the evaluation; 0 where it is wrong, which is told elsewhere."""
+    try:
+        evaluation = EvaluationConfig.model_validate(source.data.get("evaluation") or {})
+    except ValidationError:
+        return 0
+    return max(evaluation.ks) if evaluation.sampled_negatives is None else 0
 
 
 def _all_known(config: StageConfig, known: dict[str, Shape]) -> bool:

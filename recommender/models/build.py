@@ -9,11 +9,10 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from recommender.errors import InputError
 from recommender.models.config import LlmConfig, ModelConfig, PopularityConfig, SasrecConfig
 from recommender.models.hf_body import HuggingFaceBody, drop_word_embeddings
-from recommender.models.interface import SequentialRecommender
+from recommender.models.interface import ITEM_STD, SequentialRecommender
 from recommender.models.llm import LlmRecommender
 from recommender.models.popularity import Popularity
 from recommender.models.sasrec import SasRec
-
 
 def build_model(
     config: ModelConfig,
@@ -77,7 +76,7 @@ def _llm(config: LlmConfig, n_items: int, max_length: int, item_vectors: Tensor 
             )
         body.keep(range(config.layers))
     if item_vectors is None:
-        item_vectors = torch.randn(n_items + 1, config.item_dim) * config.item_dim**-0.5
+        item_vectors = torch.randn(n_items + 1, config.item_dim) * ITEM_STD
         item_vectors[0] = 0
     return LlmRecommender(
         body,

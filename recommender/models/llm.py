@@ -43,6 +43,13 @@ class LlmRecommender(SequentialRecommender):
         self.input_projection = nn.Linear(width, hidden)
         self.body = body
         self.output_projection = nn.Linear(hidden, width, bias=False)
+        # The way back starts as the way in, turned round: an item's vector comes out as it went in, as in a model
+        # with tied embeddings, and blocks learn what to add. Random projections learn several times slower.
+        nn.init.orthogonal_(self.input_projection.weight)
+        nn.init.zeros_(self.input_projection.bias)
+        with torch.no_grad():
+            self.output_projection.weight.copy_(self.input_projection.weight.T)
+            self.input_projection.weight.mul_(width**0.5)  # item vectors start small, see ITEM_STD
         self.dropout = nn.Dropout(dropout)
         self.register_buffer("prefix", torch.zeros(0, hidden) if prefix is None else prefix)
         self.register_buffer("suffix", torch.zeros(0, hidden) if suffix is None else suffix)

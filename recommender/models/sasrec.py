@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from recommender.models.interface import Body, Hidden, History, SequentialRecommender
+from recommender.models.interface import ITEM_STD, Body, Hidden, History, SequentialRecommender
 
 
 class SasrecBlock(nn.Module):
@@ -78,8 +78,8 @@ class SasRec(SequentialRecommender):
         self.body = BlockStack([SasrecBlock(hidden, heads, dropout) for _ in range(layers)])
         self.final_norm = nn.LayerNorm(hidden)
         self.dropout = nn.Dropout(dropout)
-        nn.init.normal_(self.items.weight, std=0.02)  # first loss = ln(n_items)
-        nn.init.normal_(self.positions.weight, std=0.02)
+        nn.init.normal_(self.items.weight, std=ITEM_STD)
+        nn.init.normal_(self.positions.weight, std=ITEM_STD)
         with torch.no_grad():
             self.items.weight[0].zero_()
 

@@ -134,6 +134,7 @@ class PackConfig(StageConfig):
     stage: Literal["pack"]
     of: str
     as_: str = Field(alias="as")
+    top_k: int = 20
 
     @property
     def consumes(self) -> tuple[str, ...]:
@@ -144,7 +145,7 @@ class PackConfig(StageConfig):
         return self.as_
 
     def shape(self, known: Mapping[str, Shape]) -> Shape:
-        return Shape("artifact")
+        return Shape("artifact", top_k=self.top_k)
 
 
 def pack(config: PackConfig, inputs: Mapping[str, Bound], context: Context) -> Outputs:

@@ -1,0 +1,160 @@
+"""The real stages, tiny: from a log to an artifact that recommends, and what is refused along the way."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recommender.files import read_json
+from recpress.cli.app import main
+
+RECIPE = """
+name: tiny
+data: {source: synthetic, synthetic: {users: 120, items: 60}, max_length: 8}
+evaluation: {ks: [1, 5, 10]}
+stages:
+  - stage: train
+    as: teacher
+    model: {kind: llm, layers: 2, hidden: 16, heads: 2, item_dim: 16}
+    epochs: 1
+  - {stage: prune-depth, of: teacher, as: pruned, keep: 1}
+  - {stage: distill, of: pruned, teacher: teacher, as: student, blocks: 1, weights: {ms: 0}, epochs: 1}
+  - {stage: export, of: student, as: student-onnx, top_k: 10, parity: {users: 16}}
+  - stage: bench
+    compare: [teacher, pruned, student, student-onnx]
+    batch_sizes: [1, 4]
+    rounds: 3
+    latency_seconds: 2
+    draws: 200
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, cache_of_session: Path) -> Path:
+    """A finished run of the tiny recipe in `home/run`."""
+    folder = tmp_path_factory.mktemp("home")
+    (folder / "tiny.yaml").write_text(RECIPE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RECPRESS_CACHE", str(cache_of_session))
+        assert main(["run", str(folder / "tiny.yaml"), "--device", "cpu", "--out", str(folder / "run")]) == 0
+    return folder
+
+
+def last_json(capsys: pytest.CaptureFixture[str]) -> Any:
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_the_run_ends_with_a_report_and_an_artifact(home: Path) -> None:
+    report = read_json(home / "run/report.json")
+    assert [each["name"] for each in report["candidates"]] == ["teacher", "pruned", "student", "student-onnx"]
+    student, artifact = report["candidates"][2:]
+    assert student["quality"]["ndcg@10"] == pytest.approx(artifact["quality"]["ndcg@10"], abs=1e-3)
+    assert student["body_parameters"] < report["candidates"][0]["body_parameters"]
+    assert "tiny" in (home / "run/report.md").read_text()
+    assert (home / "run/artifacts/student-onnx/card.md").exists()
+
+
+def test_the_same_command_runs_nothing_again(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["run", str(home / "tiny.yaml"), "--device", "cpu", "--out", str(home / "run"), "--json"]
+    assert main(command) == 0
+    assert {stage["status"] for stage in last_json(capsys)["stages"]} == {"cached"}
+
+
+def test_recommend_prints_titles_and_leaves_out_what_is_known(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    artifact = str(home / "run/artifacts/student-onnx")
+    assert main(["recommend", artifact, "--history", "i00000, i00001", "-k", "5", "--json"]) == 0
+    captured = capsys.readouterr()
+    items = json.loads(captured.out.splitlines()[-1])["items"]
+    assert len(items) == 5 and not {"i00000", "i00001"} & {item["item_id"] for item in items}
+    assert items[0]["title"] in captured.err
+
+
+def test_an_unknown_item_is_refused_with_the_nearest(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    artifact = str(home / "run/artifacts/student-onnx")
+    assert main(["recommend", artifact, "--history", "i00000x"]) == 2
+    assert "i00000" in capsys.readouterr().err
+
+
+def test_a_whole_artifact_is_verified(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", str(home / "run/artifacts/student-onnx"), "--json"]) == 0
+    assert last_json(capsys)["status"] == "whole"
+
+
+@pytest.mark.parametrize("harm", ["truncated", "altered"])
+@pytest.mark.parametrize("verb", ["verify", "recommend"])
+def test_a_harmed_artifact_is_refused(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], harm: str, verb: str
+) -> None:
+    copy = tmp_path / "artifact"
+    shutil.copytree(home / "run/artifacts/student-onnx", copy)
+    graph = (copy / "fp32.onnx").read_bytes()
+    changed = graph[:100] if harm == "truncated" else graph[:-1] + bytes([graph[-1] ^ 1])
+    (copy / "fp32.onnx").write_bytes(changed)
+    more = ["--history", "i00000"] if verb == "recommend" else []
+    assert main([verb, str(copy), *more]) == 2
+    assert "fp32.onnx" in capsys.readouterr().err
+
+
+def test_reports_are_made_anew(home: Path) -> None:
+    page = home / "run/report.html"
+    before = page.read_text()
+    page.unlink()
+    assert main(["report", str(home / "run")]) == 0
+    assert page.read_text() == before
+
+
+def test_a_verb_works_on_a_checkpoint_of_a_run(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teacher = str(home / "run/stages/00-teacher/checkpoint")
+    data = "{source: synthetic, synthetic: {users: 120, items: 60}, max_length: 8}"
+    command = ["prune-depth", teacher, "--data", data, "--out", str(tmp_path / "cut"), "--json"]
+    assert main([*command, "--set", "keep=1"]) == 0
+    assert Path(last_json(capsys)["stages"][0]["folder"], "checkpoint/model.safetensors").exists()
+    assert main([*command, "--set", "keep=3"]) == 2
+    assert "cannot keep 3 of the 2 blocks of 'teacher'" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_another_data_set_is_refused(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teacher = str(home / "run/stages/00-teacher/checkpoint")
+    command = [
+        "prune-depth",
+        teacher,
+        "--data",
+        "synthetic",
+        "--set",
+        "keep=1",
+        "--out",
+        str(tmp_path / "cut"),
+    ]
+    assert main(command) == 2
+    assert "another data set" in capsys.readouterr().err
+    assert not (tmp_path / "cut").exists()
+
+
+def test_blocks_that_do_not_divide_are_refused_before_anything_runs(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["run", str(home / "tiny.yaml"), "--out", str(tmp_path / "run")]
+    assert main([*command, "--set", "stages.student.blocks=2", "--set", "stages.student.weights.ms=1"]) == 2
+    assert "2 does not divide the 1 blocks of 'pruned'" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("stage", ["teacher", "student"])
+def test_a_suffix_with_all_positions_is_refused(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], stage: str
+) -> None:
+    sets = ["--set", "stages.teacher.model.suffix=next:"]
+    if stage == "student":
+        sets += ["--set", "stages.teacher.positions=last"]
+    assert main(["run", str(home / "tiny.yaml"), "--out", str(tmp_path / "run"), *sets]) == 2
+    told = capsys.readouterr().err
+    assert "positions" in told and "suffix" in told
+    assert not (tmp_path / "run").exists()
