@@ -98,9 +98,15 @@ def body_parameters(model: "SequentialRecommender") -> int:
     """Parameters of blocks, final norm and projections; tables of items, words and positions are not
     counted.
     """
-    tables = ("items.", "positions.", "prefix", "suffix", "counts")
-    total = sum(tensor.numel() for name, tensor in model.state_dict().items() if not name.startswith(tables))
+    total = sum(tensor.numel() for name, tensor in model.state_dict().items() if not _is_table(name))
     return int(total - unread_parameters(model))
+
+
+def _is_table(name: str) -> bool:
+    """Tables of items, positions (ours, GPT-2's `wpe`, OPT's) and prompts, by the names of their weights."""
+    return not {"items", "positions", "wpe", "embed_positions", "prefix", "suffix", "counts"}.isdisjoint(
+        name.split(".")
+    )
 
 
 def read_info(folder: Path) -> CheckpointInfo:

@@ -106,7 +106,7 @@ def rank_users(
             ranks[chosen] = scorer.ranks(batch, targets[chosen], ties=evaluation.ties, among=among)
         if lists is not None or not exact:
             width = max(top or 0, depth or 0)
-            best = scorer.top_k(batch, width)
+            best = scorer.top_k(_letting_through(batch, targets[chosen]), width)
             if not exact:
                 ranks[chosen] = ranks_in_lists(
                     best.items[:, :depth], best.scores[:, :depth], targets[chosen], evaluation.ties
@@ -114,6 +114,13 @@ def rank_users(
             if lists is not None:
                 lists[chosen] = best.items[:, :top]
     return Ranked(everyone, targets, ranks, depth, lists)
+
+
+def _letting_through(batch: HistoryArrays, targets: Int64) -> HistoryArrays:
+    """The batch with the target taken out of `seen`: a repeat may be found, as exact ranks allow it too."""
+    if batch.seen is None:
+        return batch
+    return batch._replace(seen=np.where(batch.seen == targets[:, None], 0, batch.seen))
 
 
 def _by_length(lengths: Int64) -> Iterator[Int64]:

@@ -4,13 +4,18 @@ States are [N, D] user vectors of real positions only: a padded position in a so
 as much as a real one and teaches nothing.
 """
 
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 CHUNK = 64  # positions per slice of logits: 64 x 12k floats are 3 MB, which stays in the caches
+
+
+P = ParamSpec("P")
 
 
 class _FullSoftmax(torch.autograd.Function):
@@ -51,17 +56,31 @@ class _FullSoftmax(torch.autograd.Function):
         return scaled[0], scaled[1], None
 
 
+def _uncast(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
+    """Switch autocast off inside a loss: it would turn the products back into bf16."""
+
+    @wraps(loss)
+    def inner(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+        states = args[0]
+        assert isinstance(states, Tensor)
+        with torch.autocast(states.device.type, enabled=False):
+            return loss(*args, **kwargs)
+
+    return inner
+
+
+@_uncast
 def full_softmax(states: Tensor, table: Tensor, targets: Tensor) -> Tensor:
     """Softmax cross-entropy over the whole catalogue, summed over positions.
 
     states [N, D], table [n_items + 1, D] (row 0, padding, is left out), targets [N] rows 1..n_items.
     """
-    with torch.autocast(states.device.type, enabled=False):
-        wide = _wide(states)
-        total: Tensor = _FullSoftmax.apply(states.to(wide), table[1:].to(wide), targets - 1)  # type: ignore[no-untyped-call]
+    wide = _wide(states)
+    total: Tensor = _FullSoftmax.apply(states.to(wide), table[1:].to(wide), targets - 1)  # type: ignore[no-untyped-call]
     return total
 
 
+@_uncast
 def sampled_softmax(states: Tensor, table: Tensor, targets: Tensor, negatives: Tensor) -> Tensor:
     """Softmax over the target and shared `negatives` [K] (rows); a negative equal to the target is left out.
 
@@ -74,6 +93,7 @@ def sampled_softmax(states: Tensor, table: Tensor, targets: Tensor, negatives: T
     return (torch.cat((positive, others), dim=1).logsumexp(dim=1) - positive.squeeze(1)).sum()
 
 
+@_uncast
 def gbce(states: Tensor, table: Tensor, targets: Tensor, negatives: Tensor, *, t: float) -> Tensor:
     """Generalised binary cross-entropy (gSASRec, Petrov & Macdonald, RecSys 2023), summed over positions.
 
@@ -89,6 +109,7 @@ def gbce(states: Tensor, table: Tensor, targets: Tensor, negatives: Tensor, *, t
     return -per_position.sum() / (negatives.shape[1] + 1)
 
 
+@_uncast
 def kl_softmax(
     student: Tensor, student_table: Tensor, teacher: Tensor, teacher_table: Tensor, temperature: float
 ) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from recommender.models.interface import History, SequentialRecommender
 from recommender.scoring import HistoryArrays, Int64, TopK
 
-USERS_PER_PRODUCT = 256  # a larger score matrix leaves the caches: 39k users/s at 1024, 70k at 256
+USERS_PER_PRODUCT = 256  # a larger score matrix leaves the caches
 TOKENS_PER_CALL = 4096  # padded positions per call of the body
 
 
@@ -34,6 +34,7 @@ class TorchScorer:
         scores = np.empty((len(vectors), k), dtype=np.float32)
         for part, block in self._scores(vectors, seen):
             best, rows = top_rows(block, k)
+            rows = rows.masked_fill(best == -torch.inf, 0)  # fewer than k items were left to recommend
             items[part], scores[part] = rows.cpu().numpy(), best.cpu().numpy()
         return TopK(items, scores)
 
@@ -57,20 +58,22 @@ class TorchScorer:
         return out
 
     def vectors(self, history: HistoryArrays) -> Tensor:
-        """User vectors [B, D]; users are sorted by length, trimmed and batched by padded positions."""
-        lengths = (history.items != 0).sum(axis=1)
+        """User vectors [B, D] of the newest `max_length` items; users are batched by length and trimmed."""
+        items, times = history.items, history.times
+        longest = self.model.max_length
+        items, times = items[:, -longest:], None if times is None else times[:, -longest:]
+        lengths = (items != 0).sum(axis=1)
         order = np.argsort(lengths, kind="stable")
         out: Tensor | None = None
         with torch.inference_mode():
             for users, width in micro_batches(lengths[order], TOKENS_PER_CALL):
                 chosen = order[users]
-                batch = torch.from_numpy(history.items[chosen, history.items.shape[1] - width :])
-                times = None
-                if history.times is not None:
-                    times = torch.from_numpy(history.times[chosen, history.times.shape[1] - width :]).to(
-                        self.device
-                    )
-                vectors = self.model.user_vector(History(batch.to(self.device), times=times))
+                newest = slice(items.shape[1] - width, None)
+                batch = History(
+                    torch.from_numpy(items[chosen, newest]).to(self.device),
+                    times=None if times is None else torch.from_numpy(times[chosen, newest]).to(self.device),
+                )
+                vectors = self.model.user_vector(batch)
                 if out is None:
                     out = vectors.new_empty(len(lengths), vectors.shape[1])
                 out[torch.from_numpy(chosen).to(self.device)] = vectors

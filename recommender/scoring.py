@@ -36,7 +36,10 @@ class Scorer(Protocol):
     """Anything that recommends. Seen rows and row 0 never come back."""
 
     def top_k(self, history: HistoryArrays, k: int) -> TopK:
-        """The k best rows of each history; `items` [B, k], `scores` [B, k]."""
+        """The k best rows of each history; `items` [B, k], `scores` [B, k].
+
+        Where fewer than k items are left to recommend, the list ends with row 0 and -inf.
+        """
         ...
 
 

@@ -98,7 +98,12 @@ def test_the_commands_of_the_readme_run_in_order(home: Path, capsys: pytest.Capt
     for words in commands(ROOT / "README.md"):
         sets = small.get(words[1], []) if words[0] == "run" else []
         if words[0] == "run":
-            sets = [*sets, "stages.bench.latency_seconds=1", "stages.bench.draws=100"]
+            sets = [
+                *sets,
+                "stages.bench.latency_seconds=1",
+                "stages.bench.draws=100",
+                "stages.bench.threads=1",
+            ]
             if words[1] != "quickstart":  # twelve items
                 sets += [f"stages.{kind}.{key}" for kind, key in (("export", "top_k=5"), ("bench", "k=5"))]
         more = [part for each in sets for part in ("--set", each)]

@@ -128,7 +128,8 @@ def run(config: DistillConfig, inputs: Mapping[str, Bound], context: Context) ->
     from recommender.checkpoint import load_checkpoint, read_info, save_checkpoint
     from recommender.models.adapters import add_adapters, merge_adapters
     from recommender.models.hf_body import HuggingFaceBody
-    from recommender.training.loop import fit, validation_quality
+    from recommender.training.loop import fit
+    from recommender.training.validation import validation_quality
 
     infos = {name: read_info(inputs[name].path) for name in config.consumes}
     _check(config, infos)

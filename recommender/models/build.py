@@ -14,6 +14,7 @@ from recommender.models.llm import LlmRecommender
 from recommender.models.popularity import Popularity
 from recommender.models.sasrec import SasRec
 
+
 def build_model(
     config: ModelConfig,
     *,

@@ -50,7 +50,7 @@ class HuggingFaceBody(nn.Module):
     @property
     def counts_positions(self) -> bool:
         """True where positions are absolute, so that padding must not be counted."""
-        return self.config.model_type in ("gpt2", "gpt_neo", "gptj", "gpt_bigcode")
+        return self.config.model_type == "gpt2"
 
     def _find_blocks(self) -> tuple[nn.Module, str]:
         """Owner and attribute of the shallowest ModuleList as long as num_hidden_layers."""

@@ -43,8 +43,8 @@ class LlmRecommender(SequentialRecommender):
         self.input_projection = nn.Linear(width, hidden)
         self.body = body
         self.output_projection = nn.Linear(hidden, width, bias=False)
-        # The way back starts as the way in, turned round: an item's vector comes out as it went in, as in a model
-        # with tied embeddings, and blocks learn what to add. Random projections learn several times slower.
+        # The way back starts as the way in, turned round: an item's vector comes out as it went in, as in a
+        # model with tied embeddings, and the blocks learn what to add.
         nn.init.orthogonal_(self.input_projection.weight)
         nn.init.zeros_(self.input_projection.bias)
         with torch.no_grad():

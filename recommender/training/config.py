@@ -31,7 +31,7 @@ class TrainSettings(Section):
     schedule: Literal["cosine", "constant"] = Field(
         "cosine", description="after the warm-up; cosine falls to 0"
     )
-    warmup_steps: int = Field(100, ge=0, description="steps of linear warm-up")
+    warmup_steps: int = Field(100, ge=0, description="steps of linear warm-up; at most a tenth of the run")
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay, on matrices of the body only")
     max_grad_norm: float | None = Field(1.0, gt=0, description="gradient clipping; null: off")
     patience: int | None = Field(

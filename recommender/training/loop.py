@@ -13,16 +13,14 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
-from recommender.data.config import EvaluationConfig
 from recommender.errors import StageError
-from recommender.evaluate import quality
 from recommender.models.interface import SequentialRecommender
-from recommender.ranking import TorchScorer
 from recommender.stage import Context
 from recommender.training.batches import Step, TrainingSequences
 from recommender.training.config import TrainSettings
 from recommender.training.schedule import learning_rate, make_optimizer, set_rate
 from recommender.training.state import Counters, load_state, save_state, trainable
+from recommender.training.validation import validation_quality
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,8 @@ class _Fit:
         context.progress(
             "start", {"total": self.total, "epochs": self.settings.epochs, "done": counters.step}
         )
-        while counters.step < self.total and not counters.stopped:
+        # a kill may have come between the last step and the validation that belongs to it
+        while (counters.step < self.total or counters.step_in_epoch) and not counters.stopped:
             self._epoch()
             self._save()
         if self.best:
@@ -241,32 +240,6 @@ class _Fit:
         self.saved_at = time.monotonic()
         if self.accelerator.is_main_process:
             save_state(self.context.scratch, self.objective, self.optimizer, self.best, self.counters)
-
-
-def validation_quality(
-    model: SequentialRecommender, context: Context, users: int | None = None
-) -> dict[str, float]:
-    """HR@10, NDCG@10 and MRR on the validation part, of all users or of a seeded sample."""
-    chosen, _ = context.split.targets("valid")
-    if users is not None and users < len(chosen):
-        chosen = torch.randperm(len(chosen), generator=torch.Generator().manual_seed(0))[:users].numpy()
-        chosen = context.split.targets("valid")[0][chosen]
-    evaluation = EvaluationConfig(
-        ks=(10,), mask_seen=context.evaluation.mask_seen, ties=context.evaluation.ties
-    )
-    training = model.training
-    try:
-        return quality(
-            TorchScorer(model),
-            context.prepared,
-            context.split,
-            "valid",
-            evaluation,
-            max_length=model.max_length,
-            users=chosen,
-        )
-    finally:
-        model.train(training)
 
 
 def accelerator_for(settings: TrainSettings, context: Context) -> Accelerator:

@@ -9,6 +9,8 @@ from torch.optim import Optimizer
 
 from recommender.training.config import TrainSettings
 
+TABLES = {"items", "positions", "wpe", "embed_positions"}
+
 
 def learning_rate(step: int, total: int, settings: TrainSettings) -> float:
     """The rate of optimizer step `step` (0-based): linear warm-up, then a cosine to 0, or constant."""
@@ -29,9 +31,7 @@ def make_optimizer(objective: nn.Module, settings: TrainSettings) -> Optimizer:
     plain: list[nn.Parameter] = []
     for name, parameter in objective.named_parameters():
         if parameter.requires_grad:
-            matrix = parameter.ndim >= 2 and not any(
-                part in ("items", "positions") for part in name.split(".")
-            )
+            matrix = parameter.ndim >= 2 and TABLES.isdisjoint(name.split("."))
             (decayed if matrix else plain).append(parameter)
     groups = [
         {"params": decayed, "weight_decay": settings.weight_decay},

@@ -56,7 +56,7 @@ def run(config: TrainConfig, inputs: Mapping[str, Bound], context: Context) -> O
 
     from recommender.checkpoint import save_checkpoint
     from recommender.models.build import build_model
-    from recommender.training.loop import validation_quality
+    from recommender.training.validation import validation_quality
 
     counts = None
     if isinstance(config.model, PopularityConfig):

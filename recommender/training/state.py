@@ -77,6 +77,8 @@ def load_state(
     """Put a saved state back into objective and optimizer; (counters, best weights), or None where there is
     none.
     """
+    for left in folder.glob(f".{PREFIX}*"):  # of a kill while writing
+        shutil.rmtree(left, ignore_errors=True)
     found = saved_states(folder)
     if not found:
         return None

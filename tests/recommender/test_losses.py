@@ -91,3 +91,18 @@ def test_every_loss_falls_when_it_is_descended(loss: str) -> None:
 
     (slope,) = torch.autograd.grad(value(states), states)
     assert value(states - 0.1 * slope) < value(states)
+
+
+@pytest.mark.parametrize("loss", ["full-softmax", "sampled-softmax", "gbce", "kl"])
+def test_autocast_does_not_make_a_loss_coarser(loss: str) -> None:
+    states, table, targets = (part.float() if part.is_floating_point() else part for part in problem())
+
+    def value() -> torch.Tensor:
+        torch.manual_seed(0)
+        if loss == "kl":
+            return kl_softmax(states, table, states + 1e-3, table, 1.0)
+        return catalogue_loss(states, table, targets, loss=loss, negatives=8)  # type: ignore[arg-type]
+
+    plain = value()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(value(), plain)

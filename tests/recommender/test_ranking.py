@@ -79,6 +79,33 @@ def test_scorer_masks_seen_and_padding_but_never_the_target(tmp_path: Path) -> N
     assert scorer.ranks(history, np.array([7]), among=np.array([[1, 2, 8]])).tolist() == [1]
 
 
+def test_scorer_reads_the_newest_items_of_a_longer_history() -> None:
+    model = build_model(SasrecConfig(hidden=8), n_items=30, max_length=4, seed=0)
+    longer, newest = np.array([[1, 2, 3, 4, 5]]), np.array([[2, 3, 4, 5]])
+    lists = [TorchScorer(model).top_k(HistoryArrays(items), 5) for items in (longer, newest)]
+    assert lists[0].items.tolist() == lists[1].items.tolist()
+
+
+def test_a_list_ends_with_row_zero_where_nothing_is_left() -> None:
+    model = build_model(PopularityConfig(), n_items=4, max_length=4, seed=0, counts=torch.arange(5.0))
+    best = TorchScorer(model).top_k(HistoryArrays(np.array([[1, 2]]), np.array([[1, 2, 3]])), 3)
+    assert best.items.tolist() == [[4, 0, 0]] and best.scores[0, 1] == -np.inf
+
+
+def test_a_repeated_target_is_found_by_lists_as_by_exact_ranks(tmp_path: Path) -> None:
+    prepared = prepared_from(tmp_path, [[1, 2, 3, 2], [3, 1, 2, 3]], 5)
+    counts = torch.tensor([0.0, 1, 9, 8, 2, 3])
+    scorer = TorchScorer(build_model(PopularityConfig(), n_items=5, max_length=4, seed=0, counts=counts))
+
+    class ListsOnly:
+        def top_k(self, history: HistoryArrays, k: int) -> TopK:
+            return scorer.top_k(history, k)
+
+    split, evaluation = prepared.split("leave-one-out"), EvaluationConfig(ks=(3,))
+    for each in (scorer, ListsOnly()):
+        assert rank_users(each, prepared, split, "test", evaluation, max_length=4).ranks.tolist() == [0, 0]
+
+
 def test_exact_ranks_agree_with_lists_and_with_any_batching(tmp_path: Path) -> None:
     prepared = prepared_from(tmp_path, cyclic_histories(50, 30, 12), 30)
     model = build_model(SasrecConfig(hidden=8), n_items=30, max_length=6, seed=0)

@@ -28,6 +28,7 @@ stages:
     rounds: 3
     latency_seconds: 2
     draws: 200
+    threads: 1
 """
 
 
@@ -151,7 +152,7 @@ def test_blocks_that_do_not_divide_are_refused_before_anything_runs(
 def test_a_suffix_with_all_positions_is_refused(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], stage: str
 ) -> None:
-    sets = ["--set", "stages.teacher.model.suffix=next:"]
+    sets = ["--set", "stages.teacher.model.suffix=next item is"]
     if stage == "student":
         sets += ["--set", "stages.teacher.positions=last"]
     assert main(["run", str(home / "tiny.yaml"), "--out", str(tmp_path / "run"), *sets]) == 2

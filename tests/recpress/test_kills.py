@@ -42,6 +42,7 @@ stages:
     rounds: 2
     latency_seconds: 1
     draws: 200
+    threads: 1
 """
 
 RUN = """

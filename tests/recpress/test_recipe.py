@@ -142,7 +142,8 @@ def test_an_artifact_is_refused_where_a_checkpoint_is_needed(tmp_path: Path) -> 
 def test_an_artifact_with_lists_too_short_for_the_evaluation_is_refused(tmp_path: Path) -> None:
     text = RECIPE.replace("as: packed}", "as: packed, top_k: 10}")
     assert problems(tmp_path, text) == [
-        "recipe.yaml:8 stages.3.compare.2: 'packed' answers 10 items, but evaluation.ks asks for 20: raise its top_k"
+        "recipe.yaml:8 stages.3.compare.2: 'packed' answers 10 items, but evaluation.ks asks for 20: "
+        "raise its top_k"
     ]
     assert load(tmp_path, text, "evaluation.ks=[5, 10]").recipe.evaluation.ks == (5, 10)
     assert load(tmp_path, text, "evaluation.sampled_negatives=5").recipe.evaluation.sampled_negatives == 5

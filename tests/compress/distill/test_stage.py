@@ -20,7 +20,7 @@ from recommender.errors import StageError
 from recommender.models.config import LoraSettings
 from recommender.models.llm import LlmRecommender
 from recommender.stage import Bound, Context
-from recommender.training.loop import validation_quality
+from recommender.training.validation import validation_quality
 
 from ..conftest import MakeContext
 from .runs import config_for, distill

@@ -25,6 +25,7 @@ from recommender.training.objective import NextItem
 from recommender.training.schedule import learning_rate
 from recommender.training.stage import TrainConfig, run
 from recommender.training.state import saved_states
+from recommender.training.validation import validation_quality
 from tests.recommender.fixtures import context_for, cyclic_histories, prepared_from
 
 N_ITEMS = 20
@@ -91,6 +92,26 @@ def test_resume_after_a_stop_at_any_step_changes_nothing(context: Context, tmp_p
         {k: v for k, v in e.items() if k not in drop} for e in result.history
     ]
     assert len(saved_states(stopped.scratch)) == 1
+
+
+def test_resume_after_a_kill_in_the_last_validation_changes_nothing(
+    context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, result = train(context, save_every_seconds=0, learning_rate=1e-2)
+    stopped = context_for(context.prepared, tmp_path / "stopped")
+    calls = iter(range(100))
+
+    def last(*args: Any) -> dict[str, float]:
+        if next(calls) == 3:
+            raise Killed
+        return validation_quality(*args)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr("recommender.training.loop.validation_quality", last)
+        train(stopped, save_every_seconds=0, learning_rate=1e-2)
+    resumed, again = train(stopped, save_every_seconds=0, learning_rate=1e-2)
+    assert (again.best_ndcg, again.epochs, len(again.history)) == (result.best_ndcg, 4, 4)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
 
 
 def test_random_state_of_the_caller_is_untouched(context: Context) -> None:
@@ -242,8 +263,6 @@ class TestStage:
     def test_writes_a_checkpoint_with_the_quality_it_saw(self, context: Context, model: Any) -> None:
         outputs = run(self.config(**model.model_dump()), {}, context)
         loaded = load_checkpoint(context.folder / "checkpoint", prepared=context.prepared)
-        from recommender.training.loop import validation_quality
-
         assert validation_quality(loaded, context)["ndcg@10"] == pytest.approx(
             outputs.metrics["best_ndcg"], abs=1e-9
         )
@@ -283,12 +302,13 @@ from dataclasses import replace
 context = context_for(prepared, out, seed=3)
 context = replace(context, progress=lambda event, v: losses.append(v["loss"]) if event == "step" else None)
 model = build_model(SasrecConfig(hidden=16, layers=1, dropout=0.0), n_items=20, max_length=10, seed=1)
-settings = TrainSettings(epochs=25, batch_size=15, optimizer="sgd", learning_rate=0.5, precision="fp64",
-patience=None) fit(NextItem(model), model, settings, context)
+settings = TrainSettings(epochs=25, batch_size=15, optimizer="sgd", learning_rate=0.5, precision="fp64")
+settings = settings.model_copy(update={"patience": None})
+fit(NextItem(model), model, settings, context)
 import os
 if os.environ.get("RANK", "0") == "0":
-    (out / "losses.json").write_text(json.dumps({"world": os.environ.get("WORLD_SIZE", "1"), "losses":
-    losses}))
+    world = os.environ.get("WORLD_SIZE", "1")
+    (out / "losses.json").write_text(json.dumps({"world": world, "losses": losses}))
 """
 
 

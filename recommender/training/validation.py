@@ -1,0 +1,34 @@
+"""Quality on the validation part, which chooses weights and decides when to stop."""
+
+import numpy as np
+
+from recommender.data.config import EvaluationConfig
+from recommender.evaluate import quality
+from recommender.models.interface import SequentialRecommender
+from recommender.ranking import TorchScorer
+from recommender.stage import Context
+
+
+def validation_quality(
+    model: SequentialRecommender, context: Context, users: int | None = None
+) -> dict[str, float]:
+    """HR@10, NDCG@10 and MRR on the validation part, of all users or of a seeded sample."""
+    chosen, _ = context.split.targets("valid")
+    if users is not None and users < len(chosen):
+        chosen = np.random.default_rng(0).choice(chosen, users, replace=False)
+    evaluation = EvaluationConfig(
+        ks=(10,), mask_seen=context.evaluation.mask_seen, ties=context.evaluation.ties
+    )
+    training = model.training
+    try:
+        return quality(
+            TorchScorer(model),
+            context.prepared,
+            context.split,
+            "valid",
+            evaluation,
+            max_length=model.max_length,
+            users=chosen,
+        )
+    finally:
+        model.train(training)
