@@ -19,6 +19,7 @@ from recommender.scoring import Float32, Int64, TopK
 Float64 = NDArray[np.float64]
 Bool = NDArray[np.bool_]
 DEPTH = 10
+TINY = 1e-12  # keeps the ratio of a model that scores everything 0 finite
 
 
 class ParityConfig(Section):
@@ -63,13 +64,13 @@ class Agreement(NamedTuple):
 def compare(reference: Float32, answer: TopK, *, atol: float, depth: int = DEPTH) -> Agreement:
     """Hold lists [B, K] against reference scores [B, n_items + 1], masked rows at -inf.
 
-    `depth` is cut to the length of the lists. A user's margin is atol * max(1, the largest finite |score|).
+    `depth` is cut to the length of the lists. A user's margin is atol x the largest |score| of any item.
     """
     depth = min(depth, answer.items.shape[1])
     usable, forbidden = _usable(reference, answer.items)
     at = np.take_along_axis(reference, answer.items, axis=1).astype(np.float64)  # [B, K]
     scale = np.abs(np.where(np.isfinite(reference), reference, 0.0)).max(axis=1).astype(np.float64)
-    scale = np.maximum(scale, 1.0)
+    scale = np.maximum(scale, TINY)
     margin = atol * scale
     best = top_rows(reference, depth)  # [B, depth]
     best_at = np.take_along_axis(reference, best, axis=1).astype(np.float64)

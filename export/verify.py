@@ -71,7 +71,7 @@ def replay(artifact: Artifact, golden: dict[str, Any]) -> tuple[int, float]:
 def _difference(request: dict[str, Any], answer: list[Recommendation]) -> tuple[float, float]:
     """(largest score difference, largest score); an item new to the list is held against its last one."""
     expected, got = np.array(request["scores"]), np.array([item["score"] for item in answer])
-    scale = max(1.0, float(np.abs(expected).max(initial=0.0)))
+    scale = float(np.abs(expected).max(initial=0.0))
     if len(expected) != len(got):
         return float("inf"), scale
     if not len(expected):

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from recpress.facade import run_recipe
     from recpress.recipe import load_recipe
 
+    __version__: str
+
 __all__ = ["load_checkpoint", "load_recipe", "open_artifact", "prepare", "run_recipe"]
 
 _HOME = {
@@ -32,7 +34,10 @@ _HOME = {
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        return importlib.metadata.version("recpress")
+        try:
+            return importlib.metadata.version("recpress")
+        except importlib.metadata.PackageNotFoundError:  # a checkout that is not installed
+            return "unknown"
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
     raise AttributeError(f"module 'recpress' has no attribute {name!r}")

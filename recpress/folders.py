@@ -1,6 +1,5 @@
 """Where things lie: the built-in recipes, and the run folder, which one process holds at a time."""
 
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,8 @@ def locked(folder: Path) -> Iterator[None]:
 
     A POSIX record lock: it goes away with its process, however that ends, and children do not inherit it.
     """
+    import fcntl  # not on Windows, where recipes can at least be read
+
     with (folder / ".lock").open("a") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

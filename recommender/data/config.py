@@ -1,7 +1,7 @@
 """The `data:` and `evaluation:` sections of a recipe."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -10,6 +10,17 @@ class Section(BaseModel):
     """Base of every recipe section: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, given: object) -> object:
+        """YAML's `yes` and `true` are no numbers, though Python would count them as 1."""
+        for name, field in cls.model_fields.items():
+            value = given.get(field.alias or name) if isinstance(given, dict) else None
+            wanted = {field.annotation, *get_args(field.annotation)}
+            if isinstance(value, bool) and wanted & {int, float} and bool not in wanted:
+                raise ValueError(f"{name} must be a number, not {str(value).lower()}")
+        return given
 
 
 class Columns(Section):
@@ -102,7 +113,9 @@ class EvaluationConfig(Section):
     """How ranking quality is measured."""
 
     split: Literal["leave-one-out"] | TemporalSplit = Field("leave-one-out", description="what is held out")
-    ks: tuple[int, ...] = Field((1, 5, 10, 20), min_length=1, description="cut-offs of HR@K and NDCG@K")
+    ks: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (1, 5, 10, 20), min_length=1, description="cut-offs of HR@K and NDCG@K"
+    )
     mask_seen: bool = Field(True, description="never recommend what the history holds")
     ties: Literal["pessimistic", "by-row"] = Field(
         "pessimistic",

@@ -42,8 +42,6 @@ def build_model(
 
 
 def _sasrec(config: SasrecConfig, n_items: int, max_length: int) -> SasRec:
-    if config.hidden % config.heads:
-        raise InputError(f"hidden {config.hidden} is not divisible by heads {config.heads}", where="model")
     return SasRec(
         n_items=n_items,
         max_length=max_length,
@@ -105,15 +103,8 @@ def pretrained(config: LlmConfig) -> PreTrainedModel:
 
 
 def from_sizes(config: LlmConfig, max_length: int) -> PreTrainedModel:
-    """A body with random weights from the sizes in a config. Raises InputError for sizes that do not fit."""
+    """A body with random weights from the sizes in a config, which has checked that they fit."""
     kv_heads = config.kv_heads or config.heads
-    if config.hidden % config.heads or config.heads % kv_heads:
-        raise InputError(
-            f"hidden {config.hidden}, heads {config.heads}, kv_heads {kv_heads}: each must divide the last",
-            where="model",
-        )
-    if config.layers is None:
-        raise InputError("a body built from sizes needs its number of blocks", where="model.layers")
     built = AutoConfig.for_model(config.family, **_sizes(config, kv_heads, max_length))
     body: PreTrainedModel = AutoModel.from_config(built)  # type: ignore[no-untyped-call]
     return body
@@ -155,12 +146,7 @@ def _prompt(backbone: PreTrainedModel, config: LlmConfig, text: str) -> Tensor |
     """Embed a prompt [P, H] with the backbone's own tokenizer and word embeddings, without special tokens."""
     if not text:
         return None
-    if config.backbone is None:
-        raise InputError(
-            "a prompt needs a tokenizer, and a body built from sizes has none",
-            where="model.prefix / model.suffix",
-            fix="name a `backbone`, or leave the prompt out",
-        )
+    assert config.backbone is not None  # the config has checked it
     try:
         tokens = AutoTokenizer.from_pretrained(config.backbone)(text, add_special_tokens=False)["input_ids"]
     except (OSError, ValueError) as error:

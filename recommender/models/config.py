@@ -3,9 +3,9 @@ arguments.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from recommender.data.config import Section
 
@@ -55,6 +55,26 @@ class LlmConfig(Section):
     prefix: str = Field("", description="prompt before the items; needs a backbone with a tokenizer")
     suffix: str = Field("", description="prompt after the items; needs `positions: last` in training")
 
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.backbone is None:
+            kv_heads = self.kv_heads or self.heads
+            if self.hidden % self.heads or self.heads % kv_heads:
+                raise ValueError(
+                    f"hidden {self.hidden}, heads {self.heads}, kv_heads {kv_heads} must divide one another"
+                )
+            if self.layers is None:
+                raise ValueError("a body built from sizes needs `layers`, its number of blocks")
+            if self.prefix or self.suffix:
+                raise ValueError(
+                    "a prompt needs a tokenizer, which only a `backbone` has: name one, or drop the prompt"
+                )
+        if self.item_vectors == "frozen" and self.items_from is None:
+            raise ValueError(
+                "frozen item vectors need `items_from`, the name of a checkpoint that they come from"
+            )
+        return self
+
 
 class SasrecConfig(Section):
     """SASRec (Kang & McAuley 2018) with the pre-norm blocks and full softmax of the strong recipe."""
@@ -64,6 +84,12 @@ class SasrecConfig(Section):
     hidden: int = Field(64, ge=4, description="width; also the width of the item vectors")
     heads: int = Field(1, ge=1, description="attention heads")
     dropout: float = Field(0.3, ge=0, lt=1, description="on embeddings, attention and feed-forward")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.hidden % self.heads:
+            raise ValueError(f"hidden {self.hidden} is not divisible by heads {self.heads}")
+        return self
 
 
 class PopularityConfig(Section):

@@ -1,11 +1,10 @@
 """Stage `train`: a model from a config and a data set to a checkpoint."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from recommender.errors import InputError
 from recommender.models.config import LlmConfig, ModelConfig, PopularityConfig
 from recommender.stage import Bound, Context, Outputs, Shape, StageConfig
 from recommender.training.config import TrainSettings
@@ -24,6 +23,14 @@ class TrainConfig(TrainSettings, StageConfig):
     stage: Literal["train"]
     as_: str = Field(alias="as", description="name that later stages use")
     model: ModelConfig = Field(description="what to train")
+
+    @model_validator(mode="after")
+    def _suffix_is_read_at_the_end(self) -> Self:
+        if isinstance(self.model, LlmConfig) and self.model.suffix and self.positions != "last":
+            raise ValueError(
+                "with a prompt suffix only the last position reads the whole prompt: set positions to last"
+            )
+        return self
 
     @property
     def consumes(self) -> tuple[str, ...]:
@@ -91,12 +98,6 @@ def _fit(model: "SequentialRecommender", config: TrainConfig, context: Context) 
 
     lora = config.model.lora if isinstance(config.model, LlmConfig) else None
     body = model.bodies().get("user")
-    if isinstance(config.model, LlmConfig) and config.model.suffix and config.positions != "last":
-        raise InputError(
-            "with a prompt suffix only the last position reads the whole prompt",
-            where="positions",
-            fix="set positions: last, or leave the suffix out",
-        )
     if lora is not None and isinstance(body, HuggingFaceBody):
         add_adapters(body, lora)
     objective = NextItem(model, loss=config.loss, negatives=config.negatives, gbce_t=config.gbce_t)

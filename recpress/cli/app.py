@@ -4,11 +4,12 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+import recpress
 from recommender.errors import RecpressError
 from recpress import processes
 from recpress.cli import data, doctor, recipes, recommend, report, run, show, stage, verify
@@ -21,6 +22,9 @@ Add --debug anywhere to see tracebacks.
 
 Example: recpress run quickstart
 """
+
+
+WRONG_USAGE = 2
 
 
 class Interrupted(RecpressError):
@@ -41,8 +45,25 @@ class Verbs(TyperGroup):
 
 
 app = typer.Typer(
-    cls=Verbs, help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown"
+    cls=Verbs, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown"
 )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        show.text(f"recpress {recpress.__version__}")
+        raise typer.Exit
+
+
+@app.callback(help=HELP)
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
 app.command("run")(run.run)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(data.app, name="data")
@@ -61,7 +82,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         app(args=words, prog_name="recpress")
     except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        if code == WRONG_USAGE and "--json" in given:
+            show.document({"status": "failed", "exit_code": code, "error": "wrong usage; stderr says what"})
+        return code
     except Exception as error:
         if "--debug" in given:
             raise

@@ -38,7 +38,7 @@ def test_the_reference_agrees_with_itself() -> None:
 
 
 def test_another_order_inside_the_margin_passes() -> None:
-    scores = reference([0.5, 0.50005, 0.3, 0.49996, 0.1])
+    scores = reference([0.5, 0.50005, 0.3, 0.49996, 0.1, -1.0])
     found = numbers(scores, answer(scores, [1, 2]), depth=2)  # 2 before 1 by 5e-5, which is noise
     assert found["first_agreement"] == 0 and found["first_agreement_outside_margin"] == 1
     assert found["order_agreement_outside_margin"] == 1
@@ -51,8 +51,10 @@ def test_another_order_inside_the_margin_passes() -> None:
 def test_the_margin_grows_with_the_scores() -> None:
     large = reference([500.0, 500.03, 300.0])
     small = reference([0.5, 0.53, 0.3])
+    tiny = reference([5e-5, 5.3e-5, 3e-5])
     assert numbers(large, answer(large, [1, 2]), depth=2)["first_agreement_outside_margin"] == 1
-    assert numbers(small, answer(small, [1, 2]), depth=2)["first_agreement_outside_margin"] == 0
+    for scores in (small, tiny):
+        assert numbers(scores, answer(scores, [1, 2]), depth=2)["first_agreement_outside_margin"] == 0
 
 
 @pytest.mark.parametrize(
@@ -119,7 +121,8 @@ def test_top_rows_are_sorted_by_score_then_row(seed: int, k: int) -> None:
 @given(st.integers(0, 10_000), st.floats(0, 4e-5))
 def test_noise_below_half_the_margin_always_passes(seed: int, noise: float) -> None:
     rng = np.random.default_rng(seed)
-    scores = reference(*rng.normal(0, 1e-3, (5, 30)).tolist())  # crowded: noise does change ranks
+    crowded = rng.normal(0, 1e-3, (5, 30))  # noise does change ranks; the margin comes from -1
+    scores = reference(*np.column_stack([crowded, np.full(5, -1.0)]).tolist())
     noisy = scores + rng.uniform(-noise, noise, scores.shape).astype(np.float32)
     given_items = top_rows(noisy, 10)
     found = numbers(scores, TopK(given_items, np.take_along_axis(noisy, given_items, axis=1)))

@@ -208,6 +208,16 @@ def test_cuda_that_is_not_there_is_told(fakes: Path, capsys: pytest.CaptureFixtu
     assert "sees no CUDA device" in capsys.readouterr().err
 
 
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("recpress ")
+
+
+def test_wrong_usage_with_json_ends_with_a_document(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "quickstart", "--json", "--ste", "x=1"]) == 2
+    assert last_json(capsys)["status"] == "failed"
+
+
 def test_recipes_list_show_and_copy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,7 +8,7 @@ from recommender.stage import Bound, Context
 
 from ..conftest import SETTINGS, bound
 
-SHORT = SETTINGS | {"epochs": 4, "learning_rate": 1e-2}
+SHORT = SETTINGS | {"epochs": 4, "learning_rate": 3e-3}
 
 
 def config_for(**values: Any) -> DistillConfig:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import TypeAdapter, ValidationError
 from transformers import AutoModel, LlamaConfig, LlamaModel
 
 from recommender.checkpoint import body_parameters, load_checkpoint, read_info, save_checkpoint
@@ -212,18 +213,27 @@ def test_pretrained_folder_gives_body_and_prompts(language_model: Path, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("config", "message"),
+    ("section", "message"),
     [
-        (LlmConfig(backbone="/no/such/model"), "cannot load the backbone"),
-        (LlmConfig(layers=1, hidden=30, heads=4), "must divide"),
-        (LlmConfig(layers=None), "number of blocks"),
-        (LlmConfig(layers=1, prefix="hello"), "tokenizer"),
-        (SasrecConfig(hidden=10, heads=4), "not divisible"),
+        ({"kind": "llm", "layers": 1, "hidden": 30, "heads": 4}, "must divide"),
+        ({"kind": "llm", "layers": 1, "hidden": 32, "heads": 4, "kv_heads": 3}, "must divide"),
+        ({"kind": "llm"}, "number of blocks"),
+        ({"kind": "llm", "layers": 1, "prefix": "hello"}, "tokenizer"),
+        ({"kind": "llm", "layers": 1, "item_vectors": "frozen"}, "items_from"),
+        ({"kind": "llm", "layers": True}, "must be a number, not true"),
+        ({"kind": "sasrec", "hidden": 10, "heads": 4}, "not divisible"),
     ],
 )
-def test_sizes_that_do_not_fit_are_refused(config: ModelConfig, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        build_model(config, n_items=N_ITEMS, max_length=9, seed=0)
+def test_sections_that_do_not_fit_are_refused_before_anything_is_built(
+    section: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValidationError, match=message):
+        TypeAdapter(ModelConfig).validate_python(section)
+
+
+def test_a_backbone_that_cannot_be_had_is_refused() -> None:
+    with pytest.raises(InputError, match="cannot load the backbone"):
+        build_model(LlmConfig(backbone="/no/such/model"), n_items=N_ITEMS, max_length=9, seed=0)
 
 
 def test_too_many_layers_for_a_backbone_are_refused(language_model: Path) -> None:
