@@ -23,6 +23,7 @@ import numpy as np
 
 from export import runtime
 from export.runtime import Artifact, ArtifactError
+from recommender.checkpoint import body_parameters, stored_parameters
 from recommender.data.prepared import Prepared
 from recommender.errors import InputError
 from recommender.files import complete_folder, sha256_file, write_json
@@ -119,6 +120,8 @@ def _manifest(
                 "opset": facts.opset,
                 "top_k": top_k,
                 "max_length": model.max_length,
+                "parameters": stored_parameters(model),
+                "body_parameters": body_parameters(model),
                 "inputs": {"items": ["batch", "length"], "seen": ["batch", "seen"]},
                 "outputs": {"top_items": ["batch", top_k], "scores": ["batch", top_k]},
             }

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import yaml
+
 from recommender.errors import InputError, StageError
 
 
@@ -38,17 +40,20 @@ def check_run_folder(folder: Path, recipe_name: str, *, fresh: bool) -> None:
     """Refuse a folder that is not ours to write. Raises InputError; writes nothing."""
     if folder.exists() and not folder.is_dir():
         raise InputError("is a file, not a run folder", where=str(folder), fix="choose another --out")
-    if not folder.exists() or not any(entry.name != ".lock" for entry in folder.iterdir()):
-        return
+    if not folder.exists() or all(entry.name.startswith(".") for entry in folder.iterdir()):
+        return  # new, or a run was killed before it had written anything
     recipe = folder / "recipe.yaml"
     if not recipe.exists():
         raise InputError(
             "is not empty and not a run folder", where=str(folder), fix="choose another folder with --out"
         )
-    first = recipe.read_text(encoding="utf-8").splitlines()[:1]
-    if not fresh and first != [f"name: {recipe_name}"]:
+    try:
+        name = str(yaml.safe_load(recipe.read_text(encoding="utf-8"))["name"])
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
+        name = "unreadable"
+    if not fresh and name != recipe_name:
         raise InputError(
-            f"holds a run of another recipe ({', '.join(first)})",
+            f"holds a run of another recipe (name: {name})",
             where=str(folder),
             fix="choose another folder with --out, or replace that run with --fresh",
         )

@@ -12,7 +12,7 @@ from recommender.scoring import ScorerRef
 from recommender.stage import Bound, Kind, Shape
 
 CHECKPOINT_OPENER = "recommender.checkpoint:open_scorer"
-ARTIFACT_OPENER = "export.runtime:open_scorer"
+ARTIFACT_OPENER = "export.artifact:open_artifact"  # its errors are ours, the bare runtime's are not
 
 
 def kind_of(folder: Path) -> Kind:

@@ -46,9 +46,13 @@ class Finished:
         artifact = self.document.get("artifact")
         if artifact is None:
             return None
-        manifest = run / artifact["path"] / "manifest.json"
+        folder = run / artifact["path"]
+        manifest = folder / "manifest.json"
         if not manifest.is_file() or sha256_file(manifest) != artifact["manifest"]:
             return f"{artifact['path']} is missing or was replaced"
+        for name, entry in read_json(manifest).get("files", {}).items():
+            if not (folder / name).is_file() or (folder / name).stat().st_size != entry["size_bytes"]:
+                return f"{artifact['path']}/{name} is missing or cut"
         return None
 
     def bound(self, name: str, run: Path) -> Bound:

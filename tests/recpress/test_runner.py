@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import yaml
 
 from recommender.errors import GateError, InputError, StageError
 from recommender.files import read_json, write_json
+from recpress.folders import check_run_folder
 from recpress.recipe import load_recipe
 from recpress.runner import RunResult, Settings, run
 from tests.recpress.fakes import FAKES, RECIPE
@@ -96,7 +98,7 @@ def test_the_bench_sees_checkpoints_and_every_variant_of_artifacts(tmp_path: Pat
     assert seen == {
         "big": ["recommender.checkpoint:open_scorer"],
         "small": ["recommender.checkpoint:open_scorer"],
-        "packed": ["export.runtime:open_scorer"] * 2,
+        "packed": ["export.artifact:open_artifact"] * 2,
     }
 
 
@@ -161,12 +163,34 @@ def test_the_device_matters_only_where_speed_is_measured(tmp_path: Path) -> None
     [
         ("stages/00-big/checkpoint/config.json", "checkpoint/config.json is missing"),
         ("artifacts/packed/manifest.json", "artifacts/packed is missing or was replaced"),
+        ("artifacts/packed/graph.onnx", "artifacts/packed/graph.onnx is missing or cut"),
     ],
 )
 def test_a_deleted_file_runs_its_stage_again_and_no_other(tmp_path: Path, damage: str, expected: str) -> None:
     go(tmp_path)
     (tmp_path / "run" / damage).unlink()
     assert list(why(go(tmp_path)).values()) == [expected]
+
+
+def test_a_cut_artifact_is_made_again(tmp_path: Path) -> None:
+    go(tmp_path)
+    (tmp_path / "run/artifacts/packed/graph.onnx").write_text("gra")
+    assert list(why(go(tmp_path)).values()) == ["artifacts/packed/graph.onnx is missing or cut"]
+    assert (tmp_path / "run/artifacts/packed/graph.onnx").read_text() == "graph"
+
+
+@pytest.mark.parametrize("name", ["2024", "on", "null", "two words: and a colon"])
+def test_a_recipe_with_a_name_that_yaml_quotes_resumes(tmp_path: Path, name: str) -> None:
+    check = partial(check_run_folder, tmp_path, fresh=False)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"name": name}))
+    check(name)
+    with pytest.raises(InputError, match="another recipe"):
+        check("other")
+
+
+def test_what_a_kill_left_of_the_very_first_write_is_no_foreign_folder(tmp_path: Path) -> None:
+    (tmp_path / ".recipe.yaml.123.tmp").write_text("na")
+    check_run_folder(tmp_path, "mine", fresh=False)
 
 
 def test_a_truncated_file_runs_its_stage_again(tmp_path: Path) -> None:
@@ -349,7 +373,9 @@ def test_two_runs_at_once_in_one_folder_are_refused(tmp_path: Path) -> None:
 
 KILLED = """
 import sys
+from functools import partial
 from pathlib import Path
+from recpress.folders import check_run_folder
 from recpress.recipe import load_recipe
 from recpress.runner import Settings, run
 from tests.recpress.fakes import FAKES
