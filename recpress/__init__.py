@@ -3,7 +3,7 @@
     import recpress
     result = recpress.run_recipe("quickstart", out="runs/quickstart", sets=["stages.teacher.epochs=3"])
     artifact = recpress.open_artifact("runs/quickstart/artifacts/student-onnx")
-    artifact.recommend(["i0001", "i0002"], k=10)
+    artifact.recommend(["i00003", "i00017"], k=10)
 
 What is named here is the public interface; everything else may change. Names are imported when they are used.
 """

@@ -1,6 +1,6 @@
 """Where things lie: the built-in recipes, and the run folder, which one process holds at a time."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -57,3 +57,14 @@ def check_run_folder(folder: Path, recipe_name: str, *, fresh: bool) -> None:
             where=str(folder),
             fix="choose another folder with --out, or replace that run with --fresh",
         )
+
+
+def check_inputs_outside(folder: Path, inputs: Mapping[str, Path]) -> None:
+    """Refuse a run folder that holds what the run is to read: it would be written over. Raises InputError."""
+    for name, path in inputs.items():
+        if path.resolve().is_relative_to(folder.resolve()):
+            raise InputError(
+                f"the input {name!r} lies inside the run folder, which this run would write",
+                where=str(path),
+                fix="choose another folder with --out",
+            )

@@ -16,7 +16,7 @@ from recommender.data.prepared import Prepared
 from recommender.errors import RecpressError
 from recommender.files import digest_of
 from recommender.stage import Bound, Context
-from recpress.folders import check_run_folder
+from recpress.folders import check_inputs_outside, check_run_folder
 from recpress.given import bind, check_given
 from recpress.probe import UNKNOWN, Cost, is_training, probe, trial_folder
 from recpress.recipe import Loaded, Recipe
@@ -67,6 +67,8 @@ def plan(
     """The plan of a run. Raises InputError for a folder that the run would refuse."""
     folder = folder.resolve()
     check_run_folder(folder, loaded.recipe.name, fresh=fresh)
+    for _, recipe in loaded.all():
+        check_inputs_outside(folder, recipe.inputs)
     with tempfile.TemporaryDirectory(prefix="recpress-plan-") as temporary:
         data = _Data(cache, Path(temporary) / "data")
         try:

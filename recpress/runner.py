@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from recommender.data.prepared import Prepared
 from recommender.errors import InputError, StageError
 from recommender.files import complete_folder, write_json, write_text
 from recommender.stage import Bound, Context, Outputs, Progress, silent
-from recpress.folders import check_run_folder, locked
+from recpress.folders import check_inputs_outside, check_run_folder, locked
 from recpress.given import bind, check_given
 from recpress.processes import ALONE, Crew, StageOrder
 from recpress.recipe import Loaded, Recipe
@@ -84,7 +84,7 @@ class Settings:
     cache: Path | None = None  # of prepared data; None: the user's
     progress: Progress = silent
     command: str = ""
-    crew: Crew = field(default_factory=lambda: ALONE)
+    crew: Crew = ALONE
 
 
 def run(loaded: Loaded, folder: Path, settings: Settings, *, stages: StageTable = STAGES) -> RunResult:
@@ -98,6 +98,7 @@ def run(loaded: Loaded, folder: Path, settings: Settings, *, stages: StageTable 
     check_run_folder(folder, loaded.recipe.name, fresh=settings.fresh)
     prepare = Preparer(settings.cache, settings.progress)
     for _, recipe in loaded.all():
+        check_inputs_outside(folder, recipe.inputs)
         check_given((bind(name, path) for name, path in recipe.inputs.items()), prepare(recipe))
     steps = lay_out(loaded, prepare, device=settings.device, stages=stages)
     with _ours(folder), locked(folder):
@@ -229,13 +230,13 @@ class Preparer:
 @contextmanager
 def _ours(folder: Path) -> Iterator[None]:
     """Make the run folder; remove it again when the input proves wrong before anything was finished in it."""
-    new = not folder.exists()
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
         yield
     except InputError:
         if new and not any(folder.glob("stages/*/stage.json")):
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(new[-1], ignore_errors=True)
         raise
 
 

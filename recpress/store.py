@@ -151,6 +151,9 @@ def sweep(run: Path) -> None:
         for folder in run.glob(pattern):
             for left in folder.glob(".*"):
                 shutil.rmtree(left, ignore_errors=True)
+    for pattern in (".*.tmp", "variants/*/.*.tmp"):
+        for left in run.glob(pattern):
+            left.unlink()
 
 
 def wipe(run: Path) -> None:

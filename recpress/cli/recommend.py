@@ -20,7 +20,7 @@ def recommend(
 ) -> None:
     """Recommend to one user; needs no torch.
 
-    Example: recpress recommend runs/quickstart/artifacts/student-onnx --history "i0001,i0002" -k 5
+    Example: recpress recommend runs/quickstart/artifacts/student-onnx --history "i00003,i00017" -k 5
     """
     from export.recommend import recommend as recommend_from
     from export.recommend import split_ids

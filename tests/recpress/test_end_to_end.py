@@ -152,7 +152,7 @@ def test_blocks_that_do_not_divide_are_refused_before_anything_runs(
 def test_a_suffix_with_all_positions_is_refused(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], stage: str
 ) -> None:
-    sets = ["--set", "stages.teacher.model.suffix=next item is"]
+    sets = ["--set", "stages.teacher.model={kind: llm, backbone: a/model, suffix: next item is}"]
     if stage == "student":
         sets += ["--set", "stages.teacher.positions=last"]
     assert main(["run", str(home / "tiny.yaml"), "--out", str(tmp_path / "run"), *sets]) == 2

@@ -222,6 +222,21 @@ def test_a_folder_that_is_not_a_run_is_left_alone(tmp_path: Path) -> None:
     assert list(everything(tmp_path / "run")) == ["thesis.txt"]
 
 
+def test_a_folder_that_holds_an_input_of_the_run_is_left_alone(tmp_path: Path) -> None:
+    go(tmp_path)
+    text = RECIPE + f"inputs: {{given: {tmp_path / 'run/artifacts/packed'}}}\n"
+    with pytest.raises(InputError, match="lies inside the run folder"):
+        go(tmp_path, text, fresh=True)
+    assert (tmp_path / "run/artifacts/packed/graph.onnx").exists()
+
+
+def test_a_run_that_was_killed_at_its_first_file_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".recipe.yaml.123.tmp").write_text("name: fa")
+    assert len(ran(go(tmp_path))) == 4
+    assert not list((tmp_path / "run").glob(".*.tmp"))
+
+
 def test_a_run_of_another_recipe_is_left_alone_unless_fresh(tmp_path: Path) -> None:
     go(tmp_path)
     other = RECIPE.replace("name: fake", "name: other")

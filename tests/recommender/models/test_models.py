@@ -69,12 +69,15 @@ def test_last_only_equals_the_whole_pass(name: str) -> None:
     assert not torch.allclose(hidden.blocks[-1], hidden.final)  # the raw stream, not the normed one
 
 
-@pytest.mark.parametrize("name", ["llama", "mistral", "qwen2", "qwen3", "gemma"])
+@pytest.mark.parametrize("name", FAMILIES)
 def test_last_block_does_no_work_for_other_positions(name: str) -> None:
     model = model_of(name)
-    assert isinstance(model, LlmRecommender) and LastPosition.knows(model.body.blocks[-1])
+    assert isinstance(model, LlmRecommender)
+    block = model.body.blocks[-1]
+    assert LastPosition.knows(block)
+    feed_forward = block.fc1 if name == "opt" else block.mlp
     seen: list[int] = []
-    model.body.blocks[-1].mlp.register_forward_hook(lambda _, args, out: seen.append(args[0].shape[1]))
+    feed_forward.register_forward_hook(lambda _, args, out: seen.append(args[0].shape[-2]))
     with torch.no_grad():
         model.user_vector(History(batch()))
     assert seen == [1]
