@@ -88,9 +88,11 @@ class TorchScorer:
         """
         with torch.inference_mode():
             table = self.model.item_table()
+            buffer = vectors.new_empty(min(len(vectors), USERS_PER_PRODUCT), len(table))
             for start in range(0, len(vectors), USERS_PER_PRODUCT):
                 part = slice(start, start + USERS_PER_PRODUCT)
-                scores = (vectors[part] @ table.T).float()
+                users = vectors[part]  # one buffer for all: fresh memory would cost a page fault every 4 KiB
+                scores = torch.mm(users, table.T, out=buffer[: len(users)]).float()
                 gold = None if keep is None else torch.from_numpy(keep[part]).to(scores.device).unsqueeze(1)
                 gold_scores = None if gold is None else scores.gather(1, gold)
                 if seen is not None:
@@ -145,7 +147,8 @@ def rank_of(scores: Tensor, targets: Tensor, ties: str) -> Tensor:
     """0-based rank of each target row by counting: scores [B, n], targets [B]."""
     gold = scores.gather(1, targets.unsqueeze(1))
     if ties == "pessimistic":
-        return (~(scores < gold)).sum(dim=1) - 1  # so written, a NaN counts against us too
+        below = (scores < gold).sum(dim=1, dtype=torch.int32)  # so counted, a NaN counts against us too
+        return scores.shape[1] - 1 - below
     above = (scores > gold).sum(dim=1)
     earlier = torch.arange(scores.shape[1], device=scores.device) < targets.unsqueeze(1)
     return above + ((scores == gold) & earlier).sum(dim=1)

@@ -5,7 +5,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -236,7 +236,10 @@ def _ours(folder: Path) -> Iterator[None]:
         yield
     except InputError:
         if new and not any(folder.glob("stages/*/stage.json")):
-            shutil.rmtree(new[-1], ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):  # another run may have put something there meanwhile
+                for parent in new[1:]:
+                    parent.rmdir()
         raise
 
 
