@@ -10,7 +10,7 @@ from recommender.data.config import EvaluationConfig
 from recommender.data.prepared import Prepared, Split
 from recommender.errors import InputError
 from recommender.metrics import mean_metrics, per_user
-from recommender.scoring import HistoryArrays, Int64, RankScorer, Scorer
+from recommender.scoring import HistoryArrays, Int64, RankScorer, Scorer, TopK
 
 USERS_PER_CALL = 4096  # bounds the memory of the padded arrays, whatever the number of users
 
@@ -76,44 +76,49 @@ def rank_users(
     if users is not None:
         wanted = np.isin(everyone, users)
         everyone, positions = everyone[wanted], positions[wanted]
-    exact = isinstance(scorer, RankScorer)
-    if evaluation.sampled_negatives is not None and not exact:
+    if evaluation.sampled_negatives is not None and not isinstance(scorer, RankScorer):
         raise InputError(
             "ranks among sampled items need a scorer with exact ranks; an artifact gives only its best items",
             where="evaluation.sampled_negatives",
             fix="leave sampled_negatives out, or compare checkpoints only",
         )
-    depth = None if exact else min(max(evaluation.ks), prepared.n_items)
+    depth = None if isinstance(scorer, RankScorer) else min(max(evaluation.ks), prepared.n_items)
     top = None if top is None else min(top, prepared.n_items)
     targets = np.asarray(prepared.items)[np.asarray(prepared.offsets)[everyone] + positions].astype(np.int64)
     ranks = np.empty(len(everyone), dtype=np.int64)
     lists = None if top is None else np.empty((len(everyone), top), dtype=np.int64)
     for chosen in _by_length(positions):
-        batch = histories(
-            prepared, everyone[chosen], positions[chosen], max_length, mask_seen=evaluation.mask_seen
-        )
-        if exact:
-            assert isinstance(scorer, RankScorer)
-            among = None
-            if evaluation.sampled_negatives is not None:
-                among = sample_negatives(
-                    batch.seen,
-                    targets[chosen],
-                    everyone[chosen],
-                    prepared.n_items,
-                    evaluation.sampled_negatives,
-                )
-            ranks[chosen] = scorer.ranks(batch, targets[chosen], ties=evaluation.ties, among=among)
-        if lists is not None or not exact:
-            width = max(top or 0, depth or 0)
-            best = scorer.top_k(_letting_through(batch, targets[chosen]), width)
-            if not exact:
-                ranks[chosen] = ranks_in_lists(
-                    best.items[:, :depth], best.scores[:, :depth], targets[chosen], evaluation.ties
-                )
-            if lists is not None:
-                lists[chosen] = best.items[:, :top]
+        who, ends, gold = everyone[chosen], positions[chosen], targets[chosen]
+        batch = histories(prepared, who, ends, max_length, mask_seen=evaluation.mask_seen)
+        best: TopK | None = None
+        if depth is not None:
+            best = scorer.top_k(_letting_through(batch, gold), max(top or 0, depth))
+            ranks[chosen] = ranks_in_lists(
+                best.items[:, :depth], best.scores[:, :depth], gold, evaluation.ties
+            )
+        else:
+            ranks[chosen] = _exact_ranks(scorer, batch, who, gold, prepared.n_items, evaluation)
+            if top is not None:
+                best = scorer.top_k(batch, top)
+        if lists is not None and best is not None:
+            lists[chosen] = best.items[:, :top]
     return Ranked(everyone, targets, ranks, depth, lists)
+
+
+def _exact_ranks(
+    scorer: Scorer,
+    batch: HistoryArrays,
+    users: Int64,
+    targets: Int64,
+    n_items: int,
+    evaluation: EvaluationConfig,
+) -> Int64:
+    """Ranks in the whole catalogue, or among sampled negatives where the evaluation asks for them."""
+    assert isinstance(scorer, RankScorer)
+    among = None
+    if evaluation.sampled_negatives is not None:
+        among = sample_negatives(batch.seen, targets, users, n_items, evaluation.sampled_negatives)
+    return scorer.ranks(batch, targets, ties=evaluation.ties, among=among)
 
 
 def _letting_through(batch: HistoryArrays, targets: Int64) -> HistoryArrays:
