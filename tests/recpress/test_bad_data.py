@@ -22,9 +22,6 @@ GOOD = "user_id,item_id,timestamp\n" + "".join(f"u{u},i{i},{i}\n" for u in range
         ("folder.csv.gz", "not gzipped", "folder.csv.gz"),
     ],
 )
-@pytest.mark.parametrize(
-    "command", [["run", "sasrec"], ["run", "sasrec", "--dry-run"]], ids=["run", "dry-run"]
-)
 def test_a_log_that_cannot_be_used_is_refused_and_nothing_is_written(
     name: str,
     content: str | None,
