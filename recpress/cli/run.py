@@ -22,6 +22,14 @@ from recpress.cli.options import (
 )
 from recpress.device import resolve_device
 
+BEFORE_TORCH = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # ours is the only bar
+    # libgomp's threads spin while they wait; where a core is shared with any other process, each of the thousands of
+    # small kernels of a training step then waits for a time slice: measured more than ten times slower
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
+"""Environment that torch and transformers read when they are imported; what the user has set stays."""
+
 if TYPE_CHECKING:
     from recpress.plan import Plan
     from recpress.processes import Crew
@@ -53,7 +61,8 @@ def carry_out(
     load: "Callable[[], Loaded]", out: Path | None, device: Device, dry_run: bool, fresh: bool, as_json: bool
 ) -> None:
     """Plan or run a recipe and show what came of it; of several processes only the first one does."""
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # ours is the only bar
+    for name, value in BEFORE_TORCH.items():
+        os.environ.setdefault(name, value)
     crew = processes.join(resolve_device(device.value)) if processes.world_size() > 1 else processes.ALONE
     if not processes.is_first():
         crew.follow()
