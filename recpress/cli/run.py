@@ -24,7 +24,7 @@ from recpress.device import resolve_device
 
 BEFORE_TORCH = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # ours is the only bar
-    # libgomp's threads spin while they wait; where a core is shared with any other process, each of the thousands of
+    # libgomp's threads spin while they wait; where a core is shared with any other process, each of the many
     # small kernels of a training step then waits for a time slice: measured more than ten times slower
     "OMP_WAIT_POLICY": "PASSIVE",
 }
