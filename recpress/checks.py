@@ -81,18 +81,27 @@ def _short_lists(
     """Artifacts whose lists end before the last place that the evaluation asks for."""
     for name in config.consumes if config.pools_seeds else ():
         depth = known[name].top_k if name in known else None
+        if longest == SAMPLED and name in known and known[name].kind == "artifact":
+            message = (
+                f"{name!r} gives only its best items, but evaluation.sampled_negatives needs exact ranks"
+            )
+            yield Problem((*place, *_written_at(entry, name)), message)
         if depth is not None and depth < longest:
             message = f"{name!r} answers {depth} items, but evaluation.ks asks for {longest}: raise its top_k"
             yield Problem((*place, *_written_at(entry, name)), message)
 
 
+SAMPLED = -1
+"""In place of the longest list: ranks are asked for among sampled items, which no list can tell."""
+
+
 def _longest_list(source: Source) -> int:
-    """The largest K of the evaluation; 0 where it is wrong, which is told elsewhere."""
+    """The largest K of the evaluation; 0 where it is wrong, which is told elsewhere; or SAMPLED."""
     try:
         evaluation = EvaluationConfig.model_validate(source.data.get("evaluation") or {})
     except ValidationError:
         return 0
-    return max(evaluation.ks) if evaluation.sampled_negatives is None else 0
+    return max(evaluation.ks) if evaluation.sampled_negatives is None else SAMPLED
 
 
 def _all_known(config: StageConfig, known: dict[str, Shape]) -> bool:

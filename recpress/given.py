@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recommender.checkpoint import check_catalogue, read_info
 from recommender.data.prepared import Prepared
@@ -10,6 +10,9 @@ from recommender.errors import InputError
 from recommender.files import read_json
 from recommender.scoring import ScorerRef
 from recommender.stage import Bound, Kind, Shape
+
+if TYPE_CHECKING:
+    from recpress.recipe import Recipe
 
 CHECKPOINT_OPENER = "recommender.checkpoint:open_scorer"
 ARTIFACT_OPENER = "export.artifact:open_artifact"  # its errors are ours, the bare runtime's are not
@@ -52,6 +55,18 @@ def scorers(name: str, kind: Kind, folder: Path) -> Iterable[ScorerRef]:
         ScorerRef(name, kind, "onnxruntime", folder, ARTIFACT_OPENER, {"variant": variant["name"]})
         for variant in _manifest(folder)["variants"]
     )
+
+
+def check_lists(recipe: "Recipe", prepared: Prepared) -> None:
+    """Refuse lists longer than the catalogue, which only the data can tell. Raises InputError."""
+    for number, stage in enumerate(recipe.stages):
+        wanted = getattr(stage, "top_k", None)
+        if isinstance(wanted, int) and wanted > prepared.n_items:
+            raise InputError(
+                f"asks for lists of {wanted} items, but the catalogue has {prepared.n_items}",
+                where=f"stages.{number}.top_k",
+                fix=f"choose a top_k of at most {prepared.n_items}",
+            )
 
 
 def check_given(inputs: Iterable[Bound], prepared: Prepared) -> None:

@@ -18,7 +18,7 @@ from recommender.errors import InputError, StageError
 from recommender.files import complete_folder, write_json, write_text
 from recommender.stage import Bound, Context, Outputs, Progress, silent
 from recpress.folders import check_inputs_outside, check_run_folder, locked
-from recpress.given import bind, check_given
+from recpress.given import bind, check_given, check_lists
 from recpress.processes import ALONE, Crew, StageOrder
 from recpress.recipe import Loaded, Recipe
 from recpress.stages import STAGES, StageTable
@@ -99,7 +99,9 @@ def run(loaded: Loaded, folder: Path, settings: Settings, *, stages: StageTable 
     prepare = Preparer(settings.cache, settings.progress)
     for _, recipe in loaded.all():
         check_inputs_outside(folder, recipe.inputs)
-        check_given((bind(name, path) for name, path in recipe.inputs.items()), prepare(recipe))
+        prepared = prepare(recipe)
+        check_given((bind(name, path) for name, path in recipe.inputs.items()), prepared)
+        check_lists(recipe, prepared)
     steps = lay_out(loaded, prepare, device=settings.device, stages=stages)
     with _ours(folder), locked(folder):
         if settings.fresh:

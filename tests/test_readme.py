@@ -29,7 +29,7 @@ ALL = [pytest.param(words, id=" ".join(words)[:60]) for page in PAGES for words 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with what the commands speak of: a log, items, named sources, a recipe, a backbone."""
-    rows = [(f"u{u}", f"i{(u + t) % 12:05d}", t) for u in range(40) for t in range(7)]
+    rows = [(f"u{u}", f"i{(u + t) % 60:05d}", t) for u in range(60) for t in range(7)]
     log = pl.DataFrame(rows, schema=["customer", "product", "bought_at"], orient="row")
     items = pl.DataFrame({"product": sorted(set(log["product"])), "title": "a thing"})
     log.write_csv(tmp_path / "my-log.csv.gz", compression="gzip")
@@ -43,7 +43,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     films.mkdir()
     lines = [f"{int(u[1:]) + 1}::{int(i[1:]) + 1}::5::{t}" for u, i, t in rows]
     (films / "ratings.dat").write_text("\n".join(lines) + "\n")
-    (films / "movies.dat").write_text("".join(f"{i}::Film {i} (1999)::Drama\n" for i in range(1, 13)))
+    (films / "movies.dat").write_text("".join(f"{i}::Film {i} (1999)::Drama\n" for i in range(1, 61)))
     monkeypatch.setenv("RECPRESS_DATA", str(tmp_path / "data"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my-recipe.yaml").write_text((ROOT / "recipes" / "slmrec.yaml").read_text())
@@ -87,7 +87,11 @@ def test_links_of_the_pages_lead_somewhere() -> None:
 @pytest.mark.slow
 def test_the_commands_of_the_readme_run_in_order(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small = {
-        "quickstart": ["data.synthetic.users=300", "stages.teacher.epochs=1", "stages.student.epochs=1"],
+        "quickstart": [
+            "data.synthetic={users: 300, items: 100}",
+            "stages.teacher.epochs=1",
+            "stages.student.epochs=1",
+        ],
         "slmrec": ["stages.sasrec.epochs=1", "stages.teacher.epochs=1", "stages.student.epochs=1"],
         "sasrec": ["stages.sasrec.epochs=1"],
     }
@@ -104,8 +108,6 @@ def test_the_commands_of_the_readme_run_in_order(home: Path, capsys: pytest.Capt
                 "stages.bench.draws=100",
                 "stages.bench.threads=1",
             ]
-            if words[1] != "quickstart":  # twelve items
-                sets += [f"stages.{kind}.{key}" for kind, key in (("export", "top_k=5"), ("bench", "k=5"))]
         more = [part for each in sets for part in ("--set", each)]
         assert main([*words, *more]) == 0, (words, capsys.readouterr().err[-2000:])
 

@@ -1,9 +1,9 @@
 """Stage `train`: a model from a config and a data set to a checkpoint."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from recommender.models.config import LlmConfig, ModelConfig, PopularityConfig
 from recommender.stage import Bound, Context, Outputs, Shape, StageConfig
@@ -24,14 +24,6 @@ class TrainConfig(TrainSettings, StageConfig):
     as_: str = Field(alias="as", description="name that later stages use")
     model: ModelConfig = Field(description="what to train")
 
-    @model_validator(mode="after")
-    def _suffix_is_read_at_the_end(self) -> Self:
-        if isinstance(self.model, LlmConfig) and self.model.suffix and self.positions != "last":
-            raise ValueError(
-                "with a prompt suffix only the last position reads the whole prompt: set positions to last"
-            )
-        return self
-
     @property
     def consumes(self) -> tuple[str, ...]:
         """The checkpoint that item vectors are taken from, if any."""
@@ -44,9 +36,16 @@ class TrainConfig(TrainSettings, StageConfig):
         return self.as_
 
     def problems(self, known: Mapping[str, Shape]) -> list[tuple[str, str]]:
-        """A prompt suffix that only the last position reads."""
-        suffix = isinstance(self.model, LlmConfig) and self.model.suffix
-        return [("positions", SUFFIX)] if suffix and self.positions != "last" else []
+        """A prompt suffix that only the last position reads; item vectors from a model that has none."""
+        if not isinstance(self.model, LlmConfig):
+            return []
+        found = [("positions", SUFFIX)] if self.model.suffix and self.positions != "last" else []
+        source = known.get(self.model.items_from or "")
+        if source is not None and isinstance(source.model, PopularityConfig):
+            found.append(
+                ("model.items_from", f"{self.model.items_from!r} is popularity, which has no item vectors")
+            )
+        return found
 
     def shape(self, known: Mapping[str, Shape]) -> Shape:
         """What the model's config says; a backbone's own number of blocks is seen when it is loaded."""

@@ -146,7 +146,11 @@ def test_an_artifact_with_lists_too_short_for_the_evaluation_is_refused(tmp_path
         "raise its top_k"
     ]
     assert load(tmp_path, text, "evaluation.ks=[5, 10]").recipe.evaluation.ks == (5, 10)
-    assert load(tmp_path, text, "evaluation.sampled_negatives=5").recipe.evaluation.sampled_negatives == 5
+
+
+def test_an_artifact_is_refused_where_ranks_among_sampled_items_are_asked_for(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, RECIPE + "evaluation: {sampled_negatives: 5}\n")
+    assert "'packed' gives only its best items" in problem
 
 
 def test_the_chain_of_shapes_is_followed(tmp_path: Path) -> None:

@@ -172,6 +172,12 @@ def test_a_deleted_file_runs_its_stage_again_and_no_other(tmp_path: Path, damage
     assert list(why(go(tmp_path)).values()) == [expected]
 
 
+def test_lists_longer_than_the_catalogue_are_refused_before_anything_runs(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="lists of 99999 items"):
+        go(tmp_path, RECIPE, "stages.packed.top_k=99999")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_cut_artifact_is_made_again(tmp_path: Path) -> None:
     go(tmp_path)
     (tmp_path / "run/artifacts/packed/graph.onnx").write_text("gra")

@@ -11,14 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from pydantic import ValidationError
 
 from recommender.checkpoint import load_checkpoint
 from recommender.errors import StageError
 from recommender.models.build import build_model
 from recommender.models.config import LlmConfig, LoraSettings, PopularityConfig, SasrecConfig
 from recommender.models.interface import SequentialRecommender
-from recommender.stage import Context
+from recommender.stage import Context, Shape
 from recommender.training.batches import Batch, TrainingSequences
 from recommender.training.config import TrainSettings
 from recommender.training.loop import FitResult, fit
@@ -282,8 +281,13 @@ class TestStage:
         assert not changed & {"q_proj", "k_proj", "input_layernorm"}
 
     def test_suffix_with_all_positions_is_refused(self) -> None:
-        with pytest.raises(ValidationError, match="suffix"):
-            self.config(kind="llm", backbone="some-name", suffix="x")
+        (problem,) = self.config(kind="llm", backbone="some-name", suffix="x").problems({})
+        assert problem[0] == "positions" and "suffix" in problem[1]
+
+    def test_item_vectors_of_popularity_are_refused(self) -> None:
+        known = {"pop": Shape("checkpoint", model=PopularityConfig())}
+        (problem,) = self.config(kind="llm", layers=1, items_from="pop").problems(known)
+        assert problem[0] == "model.items_from" and "no item vectors" in problem[1]
 
 
 LAUNCHED = """
