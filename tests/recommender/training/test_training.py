@@ -314,6 +314,9 @@ import os
 if os.environ.get("RANK", "0") == "0":
     world = os.environ.get("WORLD_SIZE", "1")
     (out / "losses.json").write_text(json.dumps({"world": world, "losses": losses}))
+from accelerate import PartialState
+PartialState().wait_for_everyone()
+PartialState().destroy_process_group()  # gloo's threads abort a process that leaves without it
 """
 
 
