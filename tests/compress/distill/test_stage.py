@@ -183,6 +183,9 @@ context = context_in(out / rank, Prepared(data))
 config = DistillConfig.model_validate(json.loads(sys.argv[6]))
 metrics = run(config, {"pruned": bound("p", pruned), "teacher": bound("t", teacher)}, context).metrics
 (out / f"{rank}.json").write_text(json.dumps(metrics["history"]))
+from accelerate import PartialState
+PartialState().wait_for_everyone()
+PartialState().destroy_process_group()  # gloo's threads abort a process that leaves without it
 """
 
 
