@@ -6,8 +6,8 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 ITEM_STD = 0.02
-"""Spread of fresh item vectors: the first loss is ln(n_items), and Adam's first steps are large beside it; at
-D^-0.5 the item table learns several times slower."""
+"""Spread of fresh item vectors: the first loss is ln(n_items), and Adam's first steps are large beside
+it. Chosen on validation (docs/results/first.md)."""
 
 
 class History(NamedTuple):
