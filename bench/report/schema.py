@@ -10,6 +10,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
+from recommender.profile import DepthProfile
+
 SCHEMA_VERSION = 1
 
 Metrics = dict[str, float]
@@ -93,8 +95,9 @@ class Latency(Part):
     p50_ms: float
     p95_ms: float | None = Field(None, description="with 20 samples or more")
     p99_ms: float | None = Field(None, description="with 100 samples or more")
-    users_per_second: float = Field(description="batch / median seconds")
+    users_per_second: float = Field(description="batch / median seconds; open-loop: answered per second")
     samples: int
+    rate: float | None = Field(None, description="open-loop: requests per second that were offered")
 
 
 class Training(Part):
@@ -103,6 +106,17 @@ class Training(Part):
     seconds: float | None = None
     epochs: float | None = None
     seconds_per_epoch: float | None = None
+
+
+class Energy(Part):
+    """Energy of one load, read from a counter of the machine; absent where there is none."""
+
+    source: Literal["rapl", "nvml"]
+    load: Literal["full", "real"]
+    batch: int
+    watts: float = Field(description="mean power while the candidate worked")
+    joules_per_user: float
+    users_per_watt_hour: float
 
 
 class CandidateReport(Part):
@@ -124,7 +138,11 @@ class CandidateReport(Part):
     slices: list[Slice]
     coverage: Metrics
     latency: list[Latency]
-    peak_memory_bytes: int | None = None
+    peak_memory_bytes: int | None = Field(None, description="largest resident size of its own process")
+    energy: list[Energy] | None = None
+    failed: str | None = Field(
+        None, description="why measurements are missing: it crashed or hung; the others went on"
+    )
     train: Training | None = None
 
 
@@ -134,6 +152,9 @@ class QualityRatio(Part):
     ratio: float
     ci95: Interval | None = None
     p_value: float | None = Field(None, description="two-sided, of the difference of the means")
+    aa_half_width: float | None = Field(
+        None, description="half the 95% interval of `against` with one seed against itself with another"
+    )
 
 
 class Speedup(Part):
@@ -144,7 +165,9 @@ class Speedup(Part):
     threads: int
     ratio: float
     ci95: Interval | None = None
-    aa_floor: float | None = Field(None, description="the ratio that the same candidate shows against itself")
+    aa_floor: float | None = Field(
+        None, description="|ratio - 1| of the reference in one process against itself in another"
+    )
 
 
 class Comparison(Part):
@@ -208,6 +231,68 @@ class Sample(Part):
     suggestions: list[Suggestions]
 
 
+class Saturation(Part):
+    """How many users per second one process answers before requests queue up."""
+
+    candidate: str
+    batch: int = Field(description="most requests that are answered together")
+    users_per_second: float = Field(description="highest offered rate that was kept up with")
+    limit_ms: float | None = Field(None, description="p99 latency that counts as kept up with")
+
+
+class CostRow(Part):
+    """What one candidate costs at one load and batch size."""
+
+    candidate: str
+    load: Literal["full", "real", "open-loop"]
+    batch: int
+    users_per_second: float
+    users_per_currency_unit: float | None = None
+    users_per_watt_hour: float | None = None
+    power: Literal["measured", "assumed"] | None = Field(None, description="where the watts come from")
+
+
+class Cost(Part):
+    """Cost card: throughput turned into money and energy under stated assumptions."""
+
+    currency: str
+    price_per_hour: float | None = Field(None, description="of the machine or its share that was used")
+    watts: float | None = Field(None, description="assumed power, where it was not measured")
+    assumptions: list[str]
+    rows: list[CostRow]
+
+
+class RankChange(Part):
+    """How places of the true next items move from one candidate to another, user by user.
+
+    `edges` [n + 1] are changes in places, log-spaced around 0; bin i counts users with edges[i] <= change <
+    edges[i + 1], where change = place with `candidate` - place with `against` (negative: better).
+    """
+
+    candidate: str
+    against: str
+    edges: list[float]
+    counts: list[int]
+    better: int
+    same: int
+    worse: int
+
+
+class Finding(Part):
+    """One thing that the numbers say, for better or worse; those against us are kept."""
+
+    kind: Literal["holds", "fails", "open"]
+    text: str
+
+
+class Provenance(Part):
+    """Where the candidates come from."""
+
+    data_digest: str
+    parents: dict[str, list[str]] = Field(description="name -> names that it was made from")
+    digests: dict[str, str] = Field(description="name (seed N) -> digest of its stage or manifest")
+
+
 class Sections(Part):
     """Optional parts. Others may be added without a new schema_version."""
 
@@ -216,6 +301,12 @@ class Sections(Part):
     pareto: list[Pareto] | None = None
     slice_ratios: list[SliceRatio] | None = None
     samples: list[Sample] | None = None
+    depth_profile: list[DepthProfile] | None = None
+    rank_changes: list[RankChange] | None = None
+    saturation: list[Saturation] | None = None
+    cost: Cost | None = None
+    findings: list[Finding] | None = None
+    provenance: Provenance | None = None
     notes: list[str] | None = Field(None, description="how to read the numbers, in sentences")
 
 
