@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from recommender.data.config import EvaluationConfig
 from recommender.errors import InputError, nearest
 from recommender.stage import Shape, StageConfig
+from recpress.folders import SEED, SEEDS, of_seed
 from recpress.given import shape_of
 from recpress.messages import NAME, Problem, name_problem
 from recpress.places import Place, Source
@@ -44,11 +45,14 @@ def _given_shapes(source: Source, problems: list[Problem]) -> dict[str, Shape]:
         problems += _check_spelling(str(name), place)
         if not isinstance(folder, str):
             continue
-        try:
-            known[str(name)] = shape_of(source.base(place) / folder)
-        except InputError as error:
-            problems.append(Problem(place, f"{folder}: {error.what}"))
-            known[str(name)] = Shape("checkpoint")
+        seeds = source.data.get("seeds", SEEDS) if SEED in folder else (None,)
+        for seed in seeds if isinstance(seeds, list | tuple) else ():
+            one = of_seed(source.base(place) / folder, seed)
+            try:
+                known[str(name)] = shape_of(one)
+            except InputError as error:
+                problems.append(Problem(place, f"{one}: {error.what}"))
+                known[str(name)] = Shape("checkpoint")
     return known
 
 

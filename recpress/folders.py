@@ -8,6 +8,17 @@ import yaml
 
 from recommender.errors import InputError, StageError
 
+SEEDS = (42,)
+"""The seeds of a recipe that names none."""
+
+SEED = "{seed}"
+"""Stands for the seed in the path of an input."""
+
+
+def of_seed(path: Path, seed: int | None) -> Path:
+    """The folder of an input for one seed; None: one that all seeds share."""
+    return path if seed is None else Path(str(path).replace(SEED, str(seed)))
+
 
 def recipes_folder() -> Path:
     """The built-in recipes: `recpress/recipes` in an installed wheel, `recipes/` beside us in a checkout."""
@@ -59,9 +70,9 @@ def check_run_folder(folder: Path, recipe_name: str, *, fresh: bool) -> None:
         )
 
 
-def check_inputs_outside(folder: Path, inputs: Mapping[str, Path]) -> None:
+def check_inputs_outside(folder: Path, inputs: Mapping[tuple[str, int | None], Path]) -> None:
     """Refuse a run folder that holds what the run is to read: it would be written over. Raises InputError."""
-    for name, path in inputs.items():
+    for (name, _), path in inputs.items():
         if path.resolve().is_relative_to(folder.resolve()):
             raise InputError(
                 f"the input {name!r} lies inside the run folder, which this run would write",

@@ -68,12 +68,12 @@ def plan(
     folder = folder.resolve()
     check_run_folder(folder, loaded.recipe.name, fresh=fresh)
     for _, recipe in loaded.all():
-        check_inputs_outside(folder, recipe.inputs)
+        check_inputs_outside(folder, recipe.given())
     with tempfile.TemporaryDirectory(prefix="recpress-plan-") as temporary:
         data = _Data(cache, Path(temporary) / "data")
         try:
             for _, recipe in loaded.all():
-                check_given((bind(name, path) for name, path in recipe.inputs.items()), data(recipe))
+                check_given((bind(name, path) for (name, _), path in recipe.given().items()), data(recipe))
             steps = lay_out(loaded, data, device=device, stages=stages)
         except RecpressError as error:
             return _without_data(loaded, folder, device, error)
@@ -185,7 +185,8 @@ class _Planner:
         found: dict[str, Bound] = {}
         for name in step.config.consumes:
             bound = self.bound.get((step.variant, (name, step.seed)))
-            given = step.recipe.inputs.get(name)
+            every = step.recipe.given()
+            given = every.get((name, step.seed)) or every.get((name, None))
             if bound is None and given is None:
                 return None
             found[name] = bound or bind(name, given)  # type: ignore[arg-type]  # one of them is there

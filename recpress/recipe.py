@@ -13,7 +13,7 @@ from recommender.data.config import DataConfig, EvaluationConfig, Section
 from recommender.errors import InputError, nearest
 from recommender.stage import StageConfig
 from recpress.checks import cross_checks
-from recpress.folders import recipes_folder
+from recpress.folders import SEED, SEEDS, of_seed, recipes_folder
 from recpress.messages import NAME, Problem, RecipeError, problems_of
 from recpress.places import Override, Place, Source, parse_value, read_source
 from recpress.stages import STAGES, StageTable
@@ -25,14 +25,16 @@ class Recipe(Section):
     name: str = Field(pattern=NAME, description="name of the run and of its folder")
     description: str = Field("", description="one line for `recpress recipes list`")
     seeds: tuple[int, ...] = Field(
-        (42,), min_length=1, description="every seeded stage runs once per seed; the report pools them"
+        SEEDS, min_length=1, description="every seeded stage runs once per seed; the report pools them"
     )
     data: DataConfig = Field(description="where the interaction log comes from")
     evaluation: EvaluationConfig = Field(
         default_factory=EvaluationConfig, description="how ranking quality is measured"
     )
     inputs: dict[str, Path] = Field(
-        default_factory=dict, description="names bound to checkpoint or artifact folders that exist already"
+        default_factory=dict,
+        description="names bound to checkpoint or artifact folders that exist already; `{seed}` in a path "
+        "stands for the seed",
     )
     stages: tuple[StageConfig, ...] = Field(min_length=1, description="what is done, in this order")
     variants: dict[str, dict[str, Any]] = Field(
@@ -46,6 +48,14 @@ class Recipe(Section):
         if len(set(seeds)) < len(seeds) or min(seeds) < 0:
             raise ValueError("seeds must be different and not negative")
         return seeds
+
+    def given(self) -> dict[tuple[str, int | None], Path]:
+        """(name, seed) -> folder of every input; the seed is None where all seeds share one folder."""
+        return {
+            (name, seed): of_seed(path, seed)
+            for name, path in self.inputs.items()
+            for seed in (self.seeds if SEED in str(path) else (None,))
+        }
 
     def resolved(self) -> dict[str, Any]:
         """All values, defaults included, as plain data; reading it back gives the same recipe."""

@@ -98,9 +98,9 @@ def run(loaded: Loaded, folder: Path, settings: Settings, *, stages: StageTable 
     check_run_folder(folder, loaded.recipe.name, fresh=settings.fresh)
     prepare = Preparer(settings.cache, settings.progress)
     for _, recipe in loaded.all():
-        check_inputs_outside(folder, recipe.inputs)
+        check_inputs_outside(folder, recipe.given())
         prepared = prepare(recipe)
-        check_given((bind(name, path) for name, path in recipe.inputs.items()), prepared)
+        check_given((bind(name, path) for (name, _), path in recipe.given().items()), prepared)
         check_lists(recipe, prepared)
     steps = lay_out(loaded, prepare, device=settings.device, stages=stages)
     with _ours(folder), locked(folder):
@@ -205,7 +205,7 @@ class _Run:
     def _bounds(self, step: Step) -> dict[Origin, Bound]:
         """What the names of the step's recipe stand for so far."""
         given: dict[Origin, Bound] = {
-            (name, None): bind(name, path) for name, path in step.recipe.inputs.items()
+            (name, seed): bind(name, path) for (name, seed), path in step.recipe.given().items()
         }
         return self.bound.setdefault(step.variant, given)
 

@@ -72,7 +72,7 @@ def _of_one(
     variant: str | None, recipe: Recipe, prepared: Prepared, device: str, stages: StageTable
 ) -> Iterator[Step]:
     top = Path("variants") / variant if variant else Path()
-    made: dict[Origin, str] = {(name, None): given_digest(path) for name, path in recipe.inputs.items()}
+    made: dict[Origin, str] = {origin: given_digest(path) for origin, path in recipe.given().items()}
     for index, config in enumerate(recipe.stages):
         name = config.produces or config.stage
         for seed in (None,) if config.pools_seeds else recipe.seeds:
