@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from recommender.errors import InputError, StageError, nearest
 from recommender.files import read_json
@@ -27,6 +27,11 @@ class Candidate:
     def ref(self) -> ScorerRef:
         """How to open it with the first seed; this one is timed."""
         return next(iter(self.refs.values()))
+
+    @property
+    def kind(self) -> Literal["checkpoint", "artifact"]:
+        """What the name stands for, as a report calls it."""
+        return "artifact" if self.bound.kind == "artifact" else "checkpoint"
 
     @property
     def variant(self) -> str | None:

@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 
 from bench.report import wording
-from bench.report.markdown import facts, markdown_table, plain
+from bench.report.markdown import markdown_table, plain
+from bench.report.origin import environment_facts
+from bench.report.quality_tables import compared_tables, quality_table, slice_tables
 from bench.report.schema import CandidateReport, Report
-from bench.report.tables import compared_tables, latency_tables, quality_table, slice_tables, speed_tables
+from bench.report.speed_tables import latency_tables, speed_tables
 from recommender.files import write_text
 from recommender.stage import Bound
 
@@ -35,7 +37,7 @@ def to_card(report: Report, name: str, seed: int) -> str:
         *slice_tables(part),
     ]
     sections = [_head(report, name, own, seed), *(markdown_table(table) for table in tables if table.rows)]
-    lines = "\n".join(f"- {key}: {plain(value)}" for key, value in facts(report.environment))
+    lines = "\n".join(f"- {key}: {plain(value)}" for key, value in environment_facts(report.environment))
     notes = "\n".join(f"- {plain(note)}" for note in report.sections.notes or [])
     sections += [f"## Measured on\n\n{lines}", f"## How to read this\n\n{notes}"]
     return "\n\n".join(sections) + "\n"

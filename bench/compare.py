@@ -54,15 +54,78 @@ class Resampled:
         if self.observed[below] == 0:
             return None
         top, bottom = self.draws[:, above], self.draws[:, below]
-        possible = bottom > 0
-        ratios = np.divide(top, bottom, out=np.zeros_like(top), where=possible)
-        low = float(np.quantile(ratios, 0.025, method="lower"))
-        high = float(np.quantile(np.where(possible, ratios, np.inf), 0.975, method="higher"))
         return Ratio(
             ratio=float(self.observed[above] / self.observed[below]),
-            ci95=(low, high) if np.isfinite(high) else None,
+            ci95=_covering(*_ratios(top, bottom)),
             p_value=_two_sided(top - bottom, tolerance=1e-12 * self.users),
         )
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """One candidate against another over several data sets."""
+
+    each: Mapping[str, Ratio]  # by data set
+    mean: Ratio  # mean of the data sets' ratios: every data set weighs the same
+    users: Ratio  # ratio of the means over all users: a data set weighs as its users and their metric do
+
+    def non_inferior(self, on_all: float = 0.97, on_each: float = 0.95) -> bool:
+        """Lower bound of `mean` above `on_all` and of each data set above `on_each`; no bound, no proof."""
+        bounds = [(self.mean, on_all), *((ratio, on_each) for ratio in self.each.values())]
+        return all(ratio.ci95 is not None and ratio.ci95[0] > least for ratio, least in bounds)
+
+
+def pooled_ratio(datasets: Mapping[str, tuple[Float64, Float64]], *, draws: int, seed: int) -> Pooled | None:
+    """mean(candidate) / mean(against) over data sets; None where `against` has mean 0 on one of them.
+
+    `datasets`: name -> (candidate, against), one value (>= 0) of a metric per user, users in the same order.
+    Users are drawn within each data set, which are strata: every draw holds as many users of each as there
+    are (Efron & Tibshirani 1993, section 8.2). The data sets themselves are not drawn: the interval is about
+    other users of these data sets, not about other data sets. The p-value of `mean` is two-sided, by the sign
+    of the mean of the data sets' relative differences.
+    """
+    parts = {
+        name: resample({"new": {"": new}, "old": {"": old}}, draws=draws, seed=seed + number)
+        for number, (name, (new, old)) in enumerate(datasets.items())
+    }
+    found = {name: part.ratio("new", "old", "") for name, part in parts.items()}
+    each = {name: ratio for name, ratio in found.items() if ratio is not None}
+    if not each or len(each) < len(found):
+        return None
+    tops = [part.draws[:, part.columns["new", ""]] for part in parts.values()]
+    bottoms = [part.draws[:, part.columns["old", ""]] for part in parts.values()]
+    bounds = [_ratios(top, bottom) for top, bottom in zip(tops, bottoms, strict=True)]
+    low, high = (np.mean([bound[side] for bound in bounds], axis=0) for side in (0, 1))
+    top, bottom = np.sum(tops, axis=0), np.sum(bottoms, axis=0)
+    sums = np.sum([[new.sum(), old.sum()] for new, old in datasets.values()], axis=0)
+    users = sum(part.users for part in parts.values())
+    return Pooled(
+        each=each,
+        mean=Ratio(
+            float(np.mean([ratio.ratio for ratio in each.values()])),
+            _covering(low, high),
+            _two_sided(low - 1, tolerance=1e-12) if np.isfinite(high).all() else None,
+        ),
+        users=Ratio(
+            float(sums[0] / sums[1]),
+            _covering(*_ratios(top, bottom)),
+            _two_sided(top - bottom, tolerance=1e-12 * users),
+        ),
+    )
+
+
+def _ratios(top: Float64, bottom: Float64) -> tuple[Float64, Float64]:
+    """top / bottom of every draw, for the lower and for the upper bound: 0 and infinite where bottom is 0."""
+    possible = bottom > 0
+    ratios = np.divide(top, bottom, out=np.zeros_like(top), where=possible)
+    return ratios, np.where(possible, ratios, np.inf)
+
+
+def _covering(low: Float64, high: Float64) -> tuple[float, float] | None:
+    """95% interval from the two sides' draws, rounded outwards; None where it is not finite."""
+    below = float(np.quantile(low, 0.025, method="lower"))
+    above = float(np.quantile(high, 0.975, method="higher"))
+    return (below, above) if np.isfinite(above) else None
 
 
 def resample(

@@ -1,25 +1,25 @@
 """How long a batch takes: rounds in which every candidate has its turn, in an order that changes.
 
-Timings are taken in this one process, so candidates share its caches and thread pools; `measure` is all that
-has to be replaced to take them in child processes of their own.
+Each candidate sits in a process of its own (`bench.child`) and times its own call; here the turns are dealt
+out, one at a time, and the samples become numbers with intervals.
 """
 
-import gc
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.child import Call, ChildFailed
 from bench.compare import MIN_ROUNDS, Ratio, median_interval, median_ratio
 from bench.loads import Load
 from bench.report.schema import Latency, Speedup
-from recommender.scoring import HistoryArrays, Scorer
 
 Float64 = NDArray[np.float64]
 Clock = Callable[[], int]
+Turn = Callable[[int], Call]
+"""One timed call with the batch of that number. Raises ChildFailed."""
 
 MIN_SAMPLES = {"p95_ms": (95, 20), "p99_ms": (99, 100)}
 """Percentile and the samples that it needs: one sample at least lies beyond it."""
@@ -27,52 +27,42 @@ MIN_SAMPLES = {"p95_ms": (95, 20), "p99_ms": (99, 100)}
 
 @dataclass(frozen=True)
 class Timed:
-    """Samples of one load and batch size: row r of every candidate is the same batch in the same round."""
+    """Samples of one load and batch size: row r of every candidate is the same batch in the same round.
+
+    A candidate that failed has none. `twin`: samples of the reference's second process.
+    """
 
     load: Load
     threads: int
     seconds: Mapping[str, Float64]  # candidate -> [rounds]
+    device_ms: Mapping[str, Float64] = field(default_factory=dict)  # the same, between CUDA events
+    twin: Float64 | None = None
 
 
 def measure(
-    scorers: Mapping[str, Scorer], batches: Sequence[HistoryArrays], *, k: int, rounds: int, warmup: int,
-    seed: int, budget_seconds: float, clock: Clock = time.perf_counter_ns,
-) -> dict[str, Float64]:  # fmt: skip
-    """Seconds of each call, candidate -> [rounds]; one call per candidate and round, in an order drawn anew.
+    turns: Mapping[str, Turn], *, batches: int, rounds: int, seed: int, budget_seconds: float,
+    fail: Callable[[str, ChildFailed], None], clock: Clock = time.perf_counter_ns,
+) -> dict[str, list[Call]]:  # fmt: skip
+    """The calls of each candidate, one per round; every round deals the turns out in an order drawn anew.
 
-    Stops before `rounds` when `budget_seconds` are used up (warm-up apart), never below `MIN_ROUNDS` (or
-    `rounds`, if fewer are asked for).
+    Round r takes batch r modulo `batches`. Stops before `rounds` when `budget_seconds` are used up, never
+    below `MIN_ROUNDS` (or `rounds`, if fewer are asked for). A candidate whose turn fails is told to `fail`
+    and left out, with the samples that it had; the others go on.
     """
-    for scorer in scorers.values():
-        for index in range(warmup):
-            scorer.top_k(batches[index % len(batches)], k)
-    names, samples = list(scorers), {name: np.empty(rounds) for name in scorers}
+    calls: dict[str, list[Call]] = {name: [] for name in turns}
     rng = np.random.default_rng(seed)
-    done = 0
-    with _no_collection():
-        begin = clock()
-        while done < rounds and (done < MIN_ROUNDS or clock() - begin < budget_seconds * 1e9):
-            batch = batches[done % len(batches)]
-            for turn in rng.permutation(len(names)):
-                scorer = scorers[names[turn]]
-                start = clock()
-                scorer.top_k(batch, k)
-                samples[names[turn]][done] = (clock() - start) / 1e9
-            done += 1
-    return {name: values[:done] for name, values in samples.items()}
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Keep the garbage collector out of the timings."""
-    gc.collect()
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
+    begin, done = clock(), 0
+    while calls and done < rounds and (done < MIN_ROUNDS or clock() - begin < budget_seconds * 1e9):
+        names = list(calls)
+        for turn in rng.permutation(len(names)):
+            name = names[turn]
+            try:
+                calls[name].append(turns[name](done % batches))
+            except ChildFailed as failure:
+                del calls[name]
+                fail(name, failure)
+        done += 1
+    return calls
 
 
 def latency(timed: Timed, name: str) -> Latency:
@@ -84,6 +74,7 @@ def latency(timed: Timed, name: str) -> Latency:
         if len(samples) >= needed
     }
     median = float(np.median(samples))
+    device = timed.device_ms.get(name)
     return Latency(
         load=timed.load.name,
         length=round(timed.load.length, 2),
@@ -92,19 +83,29 @@ def latency(timed: Timed, name: str) -> Latency:
         p50_ms=median * 1e3,
         users_per_second=timed.load.batch / median,
         samples=len(samples),
+        device_ms=None if device is None else float(np.median(device)),
         **high,
     )
 
 
 def speedup(timed: Timed, candidate: str, against: str, *, draws: int, seed: int) -> Speedup:
-    """Median time of `against` / median time of the candidate, with a bootstrap interval over rounds."""
+    """Median time of `against` / median time of the candidate, with a bootstrap interval over rounds.
+
+    The A/A floor is |ratio - 1| of the reference against its twin in the same rounds, and `aa_ci95` the
+    interval of that ratio: a floor that is small by luck has an interval that is not.
+    """
     found: Ratio = median_ratio(timed.seconds[against], timed.seconds[candidate], draws=draws, seed=seed)
+    same = None
+    if timed.twin is not None:
+        same = median_ratio(timed.seconds[against], timed.twin, draws=draws, seed=seed)
     return Speedup(
         load=timed.load.name,
         batch=timed.load.batch,
         threads=timed.threads,
         ratio=found.ratio,
         ci95=found.ci95,
+        aa_floor=None if same is None else abs(same.ratio - 1),
+        aa_ci95=None if same is None else same.ci95,
     )
 
 

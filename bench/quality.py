@@ -1,7 +1,9 @@
 """Ranking quality of one candidate on the test part: per user, over seeds, by slice, with coverage."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
@@ -12,6 +14,8 @@ from recommender.errors import StageError
 from recommender.evaluate import Ranked, rank_users
 from recommender.metrics import mean_metrics, per_user
 from recommender.scoring import Scorer
+
+RANKS = "ranks.parquet"
 
 LISTED = 10
 """Length of the lists that coverage and samples are read from (less where the catalogue is smaller)."""
@@ -24,9 +28,15 @@ class Judged:
     users: Int64  # [n]
     targets: Int64  # [n] rows
     per_user: dict[str, Float64]  # metric -> [n], averaged over seeds
-    by_seed: dict[int, dict[str, float]]
+    metrics_by_seed: dict[int, dict[str, Float64]]  # seed -> metric -> [n]
+    ranks_by_seed: dict[int, Int64]  # seed -> [n] 0-based; -1: beyond the candidate's lists
     coverage: dict[str, float]  # averaged over seeds
     ranked: Ranked  # of the first seed: lists and ranks for the samples
+
+    @cached_property
+    def by_seed(self) -> dict[int, dict[str, float]]:
+        """Mean of each metric over users, for every seed."""
+        return {seed: mean_metrics(values) for seed, values in self.metrics_by_seed.items()}
 
     @property
     def quality(self) -> dict[str, float]:
@@ -51,27 +61,38 @@ def judge(
     `scorers` gives (seed, scorer). A scorer without exact ranks has no MRR. Raises StageError when seeds
     evaluate different users.
     """
-    shelf = shelves(prepared.train_counts(split))
-    first: Ranked | None = None
-    metrics: dict[int, dict[str, Float64]] = {}
-    covered: list[dict[str, float]] = []
-    for seed, scorer in scorers:
-        ranked = rank_users(scorer, prepared, split, "test", evaluation, max_length=max_length, top=LISTED)
-        if ranked.top is None:
-            raise StageError("ranking gave no lists", where="bench")
-        if first is None:
-            first = ranked
-        elif not np.array_equal(ranked.users, first.users):
-            raise StageError(f"seed {seed} evaluates other users than the first seed", where="bench")
-        metrics[seed] = per_user(ranked.ranks, evaluation.ks, depth=ranked.depth)
-        covered.append(coverage(ranked.top, shelf))
-    if first is None:
+    ranked = (
+        (seed, rank_users(scorer, prepared, split, "test", evaluation, max_length=max_length, top=LISTED))
+        for seed, scorer in scorers
+    )
+    return judge_ranks(ranked, prepared.train_counts(split), evaluation.ks)
+
+
+def judge_ranks(ranked: Iterable[tuple[int, Ranked]], train_counts: Int64, ks: Sequence[int]) -> Judged:
+    """What one candidate's ranks and lists of every seed, given as (seed, ranked), say together.
+
+    `train_counts` [n_items + 1]: how often each row occurs in the training part. Raises StageError when there
+    is no seed, when seeds evaluate different users, or when lists are missing.
+    """
+    shelf = shelves(train_counts)
+    runs = dict(ranked)
+    if not runs:
         raise StageError("there is no seed to evaluate", where="bench")
+    first = next(iter(runs.values()))
+    covered: list[dict[str, float]] = []
+    for seed, each in runs.items():
+        if each.top is None:
+            raise StageError("ranking gave no lists", where="bench")
+        if not np.array_equal(each.users, first.users):
+            raise StageError(f"seed {seed} evaluates other users than the first seed", where="bench")
+        covered.append(coverage(each.top, shelf))
+    metrics = {seed: per_user(each.ranks, ks, depth=each.depth) for seed, each in runs.items()}
     return Judged(
         users=first.users,
         targets=first.targets,
         per_user=over_seeds(metrics),
-        by_seed={seed: mean_metrics(values) for seed, values in metrics.items()},
+        metrics_by_seed=metrics,
+        ranks_by_seed={seed: each.ranks for seed, each in runs.items()},
         coverage=averaged(covered),
         ranked=first,
     )
@@ -88,6 +109,30 @@ def slices_of(prepared: Prepared, split: Split, judged: Judged) -> list[Members]
     """The slices of the evaluated users, by history length and by popularity of the target in training."""
     shelf = shelves(prepared.train_counts(split))
     return members(split.test[judged.users], shelf[judged.targets])
+
+
+def write_ranks(judged: Mapping[str, Judged], folder: Path) -> Path:
+    """Write `ranks.parquet`: what any later comparison of these candidates needs, without a model.
+
+    One row per candidate, seed and evaluated user: `user` (row number in the prepared data), `target` (row of
+    the held-out item), `candidate`, `seed`, `rank` (0-based; -1: beyond the candidate's lists). The
+    report.json beside it says which metrics may be computed from them, and of which data set they are.
+    """
+    import polars as pl
+
+    parts = [
+        pl.DataFrame({"user": each.users, "target": each.targets, "rank": ranks}).select(
+            pl.col("user", "target").cast(pl.Int32),
+            pl.lit(name).alias("candidate"),
+            pl.lit(seed, dtype=pl.Int64).alias("seed"),
+            pl.col("rank").cast(pl.Int32),
+        )
+        for name, each in judged.items()
+        for seed, ranks in each.ranks_by_seed.items()
+    ]
+    file = folder / RANKS
+    pl.concat(parts).write_parquet(file)
+    return file
 
 
 def key_metric(ks: Iterable[int]) -> str:

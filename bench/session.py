@@ -1,60 +1,100 @@
-"""One bench from end to end: quality of every candidate, then their speed, then the report."""
+"""One bench from end to end: speed in child processes, then quality in this one, then the report.
+
+Speed comes first because a candidate that crashes or hangs does it in its child: it is never opened here.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from bench import card
 from bench.candidates import Candidate, check_answers, device_of, resolve
 from bench.environment import environment, usable_cores
 from bench.facts import facts
-from bench.latency import Timed, measure
-from bench.loads import make_load
-from bench.quality import LISTED, Judged, judge, slices_of
+from bench.findings import findings
+from bench.noise import aa_half_widths
+from bench.provenance import provenance
+from bench.quality import LISTED, Judged, judge, slices_of, write_ranks
+from bench.rank_changes import rank_changes
 from bench.report import files
-from bench.report.build import Measured, Setting, build
+from bench.report.build import Extras, Measured, Setting, build
 from bench.report.schema import Report
 from bench.samples import draw_samples
 from bench.stage import BenchConfig
+from bench.timing import Timings, time_all
+from recommender.errors import InputError, StageError
+from recommender.files import read_json
+from recommender.profile import DepthProfile
 from recommender.scoring import Scorer
 from recommender.stage import Bound, Context, Outputs
 
 
+@dataclass
+class Evidence:
+    """What became of the candidates: quality of those that gave any, and why others gave none."""
+
+    judged: dict[str, Judged] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
 def measure_all(config: BenchConfig, inputs: Mapping[str, Bound], context: Context) -> Outputs:
-    """Measure, write report.json, report.md and report.html, and a card into every artifact.
+    """Measure, write report.json, report.md and report.html, ranks.parquet, and a card into every artifact.
 
-    Raises InputError before anything is measured for what cannot be measured.
-
-    Quality pools the seeds of `context.by_seed`; the scorers of the first seed are timed.
+    Raises InputError before anything is measured for what cannot be measured, StageError when every
+    candidate failed. One that fails is named in the report, and the others go on. Quality pools the seeds of
+    `context.by_seed`; the scorers of the first seed are timed.
     """
     found = resolve(config.compare, context.by_seed or {context.seed: inputs})
     for candidate in found:
         longest = min(max(*context.evaluation.ks, LISTED, config.k), context.prepared.n_items)
         check_answers(candidate, longest, sampled_negatives=context.evaluation.sampled_negatives)
     threads = config.threads or context.threads or usable_cores()
-    judged = _judge(found, context, threads)
-    timings, devices = _time(config, found, context, threads)
-    report = _report(config, found, judged, timings, devices, context, threads)
+    against = next(each.name for each in found if each.bound.name == config.reference)
+    timings = time_all(config, found, against, context, threads)
+    evidence = _judge(found, timings, context, threads)
+    if not evidence.judged:
+        reasons = "; ".join(f"{name} {text}" for name, text in evidence.failed.items())
+        raise StageError(f"every candidate failed: {reasons}", where="bench")
+    report = _report(config, found, against, evidence, timings, inputs, context)
+    report = report.model_copy(
+        update={"sections": report.sections.model_copy(update={"findings": findings(report)})}
+    )
     files.write(report, context.folder)
+    write_ranks(evidence.judged, context.folder)
     for bounds in {each.bound.name: each.bounds for each in found}.values():
         card.write(report, bounds)
-    return Outputs(metrics={"quality": {each.name: each.quality for each in report.candidates}})
+    return Outputs(metrics=_metrics(report, evidence, timings))
 
 
-def _judge(found: Sequence[Candidate], context: Context, threads: int) -> dict[str, Judged]:
-    """Quality of each candidate; one model is open at a time."""
-    judged = {}
+def _judge(found: Sequence[Candidate], timings: Timings, context: Context, threads: int) -> Evidence:
+    """Quality of each candidate; one model is open at a time.
+
+    One that crashed or hung in its child would do it here, and take the bench with it: it is not judged.
+    """
+    evidence = Evidence({}, {name: failure.text for name, failure in timings.failures.items()})
+    for name, text in evidence.failed.items():
+        context.progress("note", {"text": f"{name} failed: it {text}"})
     for number, candidate in enumerate(found):
-        context.progress(
-            "step", {"step": number, "total": len(found), "text": f"quality of {candidate.name}"}
-        )
-        judged[candidate.name] = judge(
-            _opened(candidate, context, threads),
-            context.prepared,
-            context.split,
-            context.evaluation,
-            max_length=context.data.max_length,
-        )
+        failure = timings.failures.get(candidate.name)
+        if failure is not None and failure.how != "raised":
+            continue
+        step = {"step": number, "total": len(found), "text": f"quality of {candidate.name}"}
+        context.progress("step", step)
+        try:
+            evidence.judged[candidate.name] = judge(
+                _opened(candidate, context, threads),
+                context.prepared,
+                context.split,
+                context.evaluation,
+                max_length=context.data.max_length,
+            )
+        except (InputError, StageError):
+            raise  # about the request, not about this candidate alone
+        except Exception as error:  # whatever a candidate raises is a finding about it
+            text = f"raised while it was judged: {type(error).__name__}: {error}"
+            evidence.failed.setdefault(candidate.name, text)
+            context.progress("note", {"text": f"{candidate.name} failed: it {text}"})
     context.progress("done", {})
-    return judged
+    return evidence
 
 
 def _opened(candidate: Candidate, context: Context, threads: int) -> Iterator[tuple[int, Scorer]]:
@@ -62,36 +102,12 @@ def _opened(candidate: Candidate, context: Context, threads: int) -> Iterator[tu
         yield seed, ref.open(device=device_of(ref, context.device), threads=threads)
 
 
-def _time(
-    config: BenchConfig, found: Sequence[Candidate], context: Context, threads: int
-) -> tuple[list[Timed], dict[str, str]]:
-    """Samples of every load and batch size, and the device that each candidate ran on."""
-    devices = {each.name: device_of(each.ref, context.device) for each in found}
-    scorers = {each.name: each.ref.open(device=devices[each.name], threads=threads) for each in found}
-    cells = [(load, batch) for load in config.loads for batch in config.batch_sizes]
-    timings = []
-    for number, (name, batch) in enumerate(cells):
-        context.progress(
-            "step", {"step": number, "total": len(cells), "text": f"latency, {name}, batch {batch}"}
-        )
-        load = make_load(
-            name, context.prepared, context.split, batch=batch, rounds=config.rounds,
-            max_length=context.data.max_length, seed=context.seed, mask_seen=context.evaluation.mask_seen,
-        )  # fmt: skip
-        seconds = measure(
-            scorers, load.batches, k=min(config.k, context.prepared.n_items), rounds=config.rounds,
-            warmup=config.warmup, seed=context.seed, budget_seconds=config.latency_seconds / len(cells),
-        )  # fmt: skip
-        timings.append(Timed(load, threads, seconds))
-    context.progress("done", {})
-    return timings, devices
-
-
 def _report(
-    config: BenchConfig, found: Sequence[Candidate], judged: Mapping[str, Judged], timings: Sequence[Timed],
-    devices: Mapping[str, str], context: Context, threads: int,
+    config: BenchConfig, found: Sequence[Candidate], against: str, evidence: Evidence, timings: Timings,
+    inputs: Mapping[str, Bound], context: Context,
 ) -> Report:  # fmt: skip
     context.progress("note", {"text": f"bootstrap, {config.draws:,} draws"})
+    judged = evidence.judged
     setting = Setting(
         recipe=str(context.recipe.get("name", "bench")),
         variant=context.variant,
@@ -101,17 +117,42 @@ def _report(
         prepared=context.prepared,
         max_length=context.data.max_length,
         evaluation=context.evaluation,
-        threads=threads,
         draws=config.draws,
         seed=context.seed,
+        cost=config.cost,
     )
-    against = next(each.name for each in found if each.bound.name == config.reference)
-    first = judged[against]
-    return build(
-        setting,
-        [Measured(each, facts(each), judged[each.name], devices[each.name]) for each in found],
-        against,
-        slices_of(context.prepared, context.split, first),
-        timings,
-        draw_samples(judged, context.prepared, context.split, count=config.samples, seed=context.seed),
+    base = judged.get(against)
+    extras = Extras(
+        slices=slices_of(context.prepared, context.split, base or next(iter(judged.values()))),
+        samples=draw_samples(
+            judged, context.prepared, context.split, count=config.samples, seed=context.seed
+        ),
+        aa_half_widths={} if base is None else aa_half_widths(base, draws=config.draws, seed=context.seed),
+        rank_changes=[] if base is None else rank_changes(judged, against),
+        depth_profiles=_profiles(config, inputs, context),
+        provenance=provenance(found, context.prepared),
     )
+    measured = [
+        Measured(each, facts(each), judged.get(each.name), evidence.failed.get(each.name)) for each in found
+    ]
+    return build(setting, measured, against, timings, extras)
+
+
+def _profiles(config: BenchConfig, inputs: Mapping[str, Bound], context: Context) -> list[DepthProfile]:
+    """The depth profiles that are named, of every seed."""
+    by_seed = context.by_seed or {context.seed: inputs}
+    return [
+        DepthProfile.model_validate(read_json(bounds[name].path / "profile.json"))
+        for name in config.profiles
+        for bounds in by_seed.values()
+    ]
+
+
+def _metrics(report: Report, evidence: Evidence, timings: Timings) -> dict[str, object]:
+    """What stage.json keeps: quality, what failed, and what opening and warming up took, in seconds."""
+    return {
+        "quality": {each.name: each.quality for each in report.candidates},
+        "failed": evidence.failed,
+        "opening_seconds": dict(timings.opening_seconds),
+        "warming_seconds": dict(timings.warming_seconds),
+    }

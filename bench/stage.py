@@ -5,16 +5,19 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from bench.config import CostSettings, OpenLoopSettings
 from recommender.errors import nearest
-from recommender.stage import Bound, Context, Kind, Outputs, Shape, StageConfig
+from recommender.stage import Bound, Context, Kind, Measures, Outputs, Shape, StageConfig
 
 Positive = Annotated[int, Field(ge=1)]
+DAY = 86_400.0
 
 
 class BenchConfig(StageConfig):
     """Compare recommenders with one another."""
 
     stage: Literal["bench"] = "bench"
+    as_: str | None = Field(None, alias="as", description="name of the report, for a `gate` that reads it")
     compare: tuple[str, ...] = Field(min_length=1, description="names to compare, in the order of the report")
     against: str | None = Field(
         None, description="the one that ratios refer to; null: the first of `compare`"
@@ -34,17 +37,34 @@ class BenchConfig(StageConfig):
         gt=0,
         description="time for all timed calls; shared out over loads and batch sizes, which then end early",
     )
-    threads: int | None = Field(None, ge=1, description="threads of every candidate; null: all cores")
+    threads: int | None = Field(
+        None, ge=1, description="threads of every candidate, pinned to as many cores; null: all cores"
+    )
+    aa: bool = Field(
+        True, description="open the reference in a second process too, to see what no difference looks like"
+    )
+    energy: bool = Field(True, description="read the machine's energy counters, where it has any")
+    open_loop: OpenLoopSettings | None = Field(
+        None, description="requests at a rate: latency under load and the saturation point; null: none"
+    )
+    cost: CostSettings | None = Field(None, description="what the machine costs; null: no cost card")
+    open_timeout_seconds: float = Field(
+        300, gt=0, le=DAY, description="for a candidate to open, and for each call that warms it up"
+    )
+    call_timeout_seconds: float = Field(
+        60, gt=0, le=DAY, description="for each timed call; a candidate that takes longer counts as hung"
+    )
+    profiles: tuple[str, ...] = Field((), description="depth profiles to show in the report")
     k: int = Field(10, ge=1, description="items that a timed call returns")
     draws: int = Field(10_000, ge=100, description="bootstrap draws")
     samples: int = Field(4, ge=0, description="test users whose recommendations are shown by title")
 
     pools_seeds: ClassVar[bool] = True
-    accepts: ClassVar[tuple[Kind, ...]] = ("checkpoint", "artifact")
+    accepts: ClassVar[tuple[Kind, ...]] = ("checkpoint", "artifact", "profile")
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
-        for name in ("compare", "batch_sizes", "loads"):
+        for name in ("compare", "batch_sizes", "loads", "profiles"):
             values = getattr(self, name)
             twice = [value for value in dict.fromkeys(values) if values.count(value) > 1]
             if twice:
@@ -53,8 +73,18 @@ class BenchConfig(StageConfig):
 
     @property
     def consumes(self) -> tuple[str, ...]:
-        """Everything that is compared."""
-        return self.compare
+        """Everything that is compared, and the profiles."""
+        return (*self.compare, *self.profiles)
+
+    @property
+    def produces(self) -> str | None:
+        """The report, where it is given a name."""
+        return self.as_
+
+    def shape(self, known: Mapping[str, Shape]) -> Shape | None:
+        """A report of this comparison."""
+        measures = Measures(self.compare, self.reference, self.loads, self.batch_sizes)
+        return Shape("report", measures=measures)
 
     @property
     def reference(self) -> str:
@@ -62,12 +92,18 @@ class BenchConfig(StageConfig):
         return self.against or self.compare[0]
 
     def problems(self, known: Mapping[str, Shape]) -> list[tuple[str, str]]:
-        """`against` has to be one of those that are compared."""
-        if self.reference in self.compare:
-            return []
-        return [
-            ("against", f"{self.against!r} is not among `compare`{nearest(self.reference, self.compare)}")
-        ]
+        """`against` has to be one of those that are compared; profiles belong to `profiles` alone."""
+        found: list[tuple[str, str]] = []
+        for field in ("compare", "profiles"):
+            for place, name in enumerate(getattr(self, field)):
+                kind = known[name].kind if name in known else None
+                if kind is not None and (kind == "profile") != (field == "profiles"):
+                    wanted = "a depth profile" if field == "profiles" else "something that recommends"
+                    found.append((f"{field}.{place}", f"{name!r} is of kind {kind}, not {wanted}"))
+        if self.reference not in self.compare:
+            near = nearest(self.reference, self.compare)
+            found.append(("against", f"{self.against!r} is not among `compare`{near}"))
+        return found
 
 
 def run(config: BenchConfig, inputs: Mapping[str, Bound], context: Context) -> Outputs:

@@ -93,6 +93,27 @@ def angular_distances(batches: Iterable[Streams], cut: int) -> list[float]:
     return _means(total, count)
 
 
+def every_cut(batches: Iterable[Streams]) -> dict[int, list[float]]:
+    """`angular_distances` of every cut from one pass: {length: [distance of the cut at l = 0..L-length]}.
+
+    Every length from 1 to L-1, so L(L+1)/2 - 1 cuts; a body of one block has none. Adding a stretch to a cut
+    never adds more than the stretch's own distance (the angle is a metric). Raises as `angular_distances`.
+    """
+    total: Tensor | None = None
+    count = layers = 0
+    for states, real in batches:
+        layers = len(states) - 1
+        rows = _gather(states, last_real(real))
+        sums = [row_angles(rows[at], rows[at + cut]).double().sum() for at, cut in _cuts(layers)]
+        batch = torch.stack(sums) if sums else torch.zeros(0)
+        total = batch if total is None else total + batch
+        count += rows[0].shape[0]
+    found: dict[int, list[float]] = {cut: [] for cut in range(1, layers)}
+    for (_, cut), distance in zip(_cuts(layers), _means(total, count), strict=True):
+        found[cut].append(distance)
+    return found
+
+
 def keep_first(layers: int, keep: int) -> list[int]:
     """The first `keep` blocks (what SLMRec does)."""
     _check(layers, keep)
@@ -167,6 +188,11 @@ def keep_greedy(
     """The blocks that `greedy_removals` leaves."""
     removed = {removal.block for removal in greedy_removals(layers, keep, evaluate, barriers=barriers)}
     return [block for block in range(layers) if block not in removed]
+
+
+def _cuts(layers: int) -> list[tuple[int, int]]:
+    """(first block, length) of every contiguous cut that leaves something."""
+    return [(at, cut) for cut in range(1, layers) for at in range(layers - cut + 1)]
 
 
 def _check(layers: int, keep: int) -> None:

@@ -1,17 +1,76 @@
 """What a pruned student starts from, besides the weights of its own source."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel
 
+from recommender.checkpoint import CheckpointInfo
+from recommender.errors import InputError
 from recommender.files import digest_of
 from recommender.models.build import build_model
 from recommender.models.config import LlmConfig, SasrecConfig
 from recommender.models.hf_body import HuggingFaceBody, drop_word_embeddings
 from recommender.models.interface import SequentialRecommender
+
+
+def pruned(
+    source: SequentialRecommender,
+    info: CheckpointInfo,
+    kept: Sequence[int],
+    *,
+    init: Literal["teacher", "base", "fresh"],
+    seed: int,
+) -> SequentialRecommender:
+    """The model with only the blocks `kept`, and the weights that `init` asks for; `teacher` cuts `source`.
+
+    `info` is what the checkpoint of `source` says of itself. Raises InputError for the base of an imported
+    SASRec: what it was before its training is not known. That of an imported decoder is the imported body.
+    """
+    assert isinstance(info.model_config, LlmConfig | SasrecConfig)
+    origin = origin_of(info, kept, seed)
+    match init:
+        case "teacher":
+            source.bodies()["user"].keep(kept)
+            return source
+        case "base":
+            if info.about.get("imported") == "sasrec":
+                raise InputError(
+                    "the body as it was before training is not known: the model was imported",
+                    where="init: base",
+                    fix="use init: teacher, or fresh",
+                )
+            return from_base(
+                source,
+                info.model_config,
+                base_layers=origin["base_layers"],
+                base_blocks=origin["base_blocks"],
+                seed=fresh_seed(seed),
+                source_seed=origin["seed"],
+            )
+        case "fresh":
+            return anew(source, info.model_config, layers=len(kept), seed=fresh_seed(seed))
+
+
+def origin_of(info: CheckpointInfo, kept: Sequence[int], seed: int) -> dict[str, Any]:
+    """Which blocks of the untrained body the kept ones are, so that pruning twice still finds it."""
+    layers = info.blocks["user"]
+    before = info.about.get("base_blocks", list(range(layers)))
+    return {
+        **{key: info.about[key] for key in ("imported",) if key in info.about},
+        "seed": info.about.get("seed", seed),
+        "base_layers": info.about.get("base_layers", layers),
+        "base_blocks": [before[block] for block in kept],
+    }
+
+
+def parameters_of(model: SequentialRecommender, blocks: Collection[int]) -> int:
+    """Parameters in these blocks of the user body."""
+    every = model.bodies()["user"].blocks
+    return sum(tensor.numel() for block in blocks for tensor in every[block].state_dict().values())
 
 
 def fresh_seed(seed: int) -> int:
@@ -41,7 +100,7 @@ def from_base(
     """
     build = partial(
         build_model,
-        config.model_copy(update={"layers": base_layers}),
+        _of_layers(config, base_layers),
         n_items=source.n_items,
         max_length=source.max_length,
         item_vectors=frozen_vectors(source, config),
@@ -61,7 +120,7 @@ def anew(
 ) -> SequentialRecommender:
     """The same shape with `layers` blocks; the source gives frozen item vectors and prompts only."""
     model = build_model(
-        config.model_copy(update={"layers": layers}),
+        _of_layers(config, layers),
         n_items=source.n_items,
         max_length=source.max_length,
         seed=seed,
@@ -75,6 +134,12 @@ def anew(
             body.backbone = AutoModel.from_config(body.config)  # type: ignore[no-untyped-call]
         drop_word_embeddings(body.backbone)
     return model
+
+
+def _of_layers(config: LlmConfig | SasrecConfig, layers: int | None) -> LlmConfig | SasrecConfig:
+    """The config with other blocks; a body that was trained on in 4 or 8 bits (`load_in`) is built plain."""
+    plain = {"load_in": None} if isinstance(config, LlmConfig) else {}
+    return config.model_copy(update={"layers": layers, **plain})
 
 
 def frozen_vectors(source: SequentialRecommender, config: LlmConfig | SasrecConfig) -> Tensor | None:

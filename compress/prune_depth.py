@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from recommender.errors import InputError
-from recommender.models.config import ModelConfig, PopularityConfig
+from recommender.models.config import BODILESS, ModelConfig
 from recommender.stage import Bound, Context, Outputs, Shape, StageConfig
 
 if TYPE_CHECKING:
-    from recommender.checkpoint import CheckpointInfo
     from recommender.models.interface import SequentialRecommender
 
 Importance = Literal["first", "block-influence", "angular", "greedy", "uniform"]
+Init = Literal["teacher", "base", "fresh"]
 
 
 class PruneDepthConfig(StageConfig):
@@ -35,7 +35,7 @@ class PruneDepthConfig(StageConfig):
         description="which blocks stay: the first (SLMRec), those of greatest influence (ShortGPT), all "
         "but the cut of least angular distance (Gromov), greedy by validation loss (SLEB), or evenly spread",
     )
-    init: Literal["teacher", "base", "fresh"] = Field(
+    init: Init = Field(
         "teacher",
         description="weights of what stays: the trained ones; base: the body as it was before training, with "
         "fresh projections (the SLMRec paper); fresh: everything anew",
@@ -57,7 +57,7 @@ class PruneDepthConfig(StageConfig):
     def problems(self, known: Mapping[str, Shape]) -> list[tuple[str, str]]:
         """A selection that the source cannot give, or a source that has no blocks."""
         source = known.get(self.of)
-        if source is not None and isinstance(source.model, PopularityConfig):
+        if source is not None and isinstance(source.model, BODILESS):
             return [("of", NO_BLOCKS.format(name=self.of))]
         wrong = selection_problem(self.keep, None if source is None else source.layers, self.of)
         return [("keep", wrong)] if wrong else []
@@ -88,7 +88,7 @@ def selection_problem(keep: int | Sequence[int], layers: int | None, name: str) 
 
 def with_layers(config: ModelConfig, layers: int) -> ModelConfig:
     """The config of the same model with another number of blocks."""
-    return config if isinstance(config, PopularityConfig) else config.model_copy(update={"layers": layers})
+    return config if isinstance(config, BODILESS) else config.model_copy(update={"layers": layers})
 
 
 def run(config: PruneDepthConfig, inputs: Mapping[str, Bound], context: Context) -> Outputs:
@@ -97,11 +97,12 @@ def run(config: PruneDepthConfig, inputs: Mapping[str, Bound], context: Context)
     Metrics: `kept`, the scores that led to it, parameters before and after. Raises InputError when the
     source has no blocks, too few of them, or belongs to another catalogue.
     """
+    from compress.initial import origin_of, parameters_of, pruned
     from recommender.checkpoint import load_checkpoint, read_info, save_checkpoint
 
     source_folder = inputs[config.of].path
     info = read_info(source_folder)
-    if isinstance(info.model_config, PopularityConfig) or not info.blocks.get("user"):
+    if isinstance(info.model_config, BODILESS) or not info.blocks.get("user"):
         raise InputError(NO_BLOCKS.format(name=config.of), where="prune-depth.of")
     layers = info.blocks["user"]
     if wrong := selection_problem(config.keep, layers, config.of):
@@ -109,9 +110,9 @@ def run(config: PruneDepthConfig, inputs: Mapping[str, Bound], context: Context)
     source = load_checkpoint(source_folder, prepared=context.prepared, device=context.device)
     kept, scores = choose(config, source, layers, context)
     context.progress("note", {"kept": ", ".join(map(str, kept)), "of": layers})
-    removed = _removed_parameters(source, kept)
-    origin = _origin(info, kept, context.seed)
-    model = _initialised(config, info, source, kept, origin, context)
+    removed = parameters_of(source, set(range(layers)) - set(kept))
+    origin = origin_of(info, kept, context.seed)
+    model = pruned(source, info, kept, init=config.init, seed=context.seed)
     save_checkpoint(
         model,
         context.folder / "checkpoint",
@@ -169,54 +170,3 @@ def choose(
     trail = [{"block": removal.block, "validation_loss": removal.loss} for removal in removals]
     scores = {"validation_loss_before": evaluate(range(layers)), "removals": trail}
     return [block for block in range(layers) if block not in gone], scores
-
-
-def _removed_parameters(source: "SequentialRecommender", kept: Sequence[int]) -> int:
-    blocks = source.bodies()["user"].blocks
-    return sum(
-        tensor.numel()
-        for number, block in enumerate(blocks)
-        if number not in kept
-        for tensor in block.state_dict().values()
-    )
-
-
-def _origin(info: "CheckpointInfo", kept: Sequence[int], seed: int) -> dict[str, Any]:
-    """Which blocks of the untrained body the kept ones are, so that pruning twice still finds it."""
-    layers = info.blocks["user"]
-    before = info.about.get("base_blocks", list(range(layers)))
-    return {
-        "seed": info.about.get("seed", seed),
-        "base_layers": info.about.get("base_layers", layers),
-        "base_blocks": [before[block] for block in kept],
-    }
-
-
-def _initialised(
-    config: PruneDepthConfig,
-    info: "CheckpointInfo",
-    source: "SequentialRecommender",
-    kept: Sequence[int],
-    origin: Mapping[str, Any],
-    context: Context,
-) -> "SequentialRecommender":
-    """The pruned model with the weights that `init` asks for."""
-    from compress import initial
-
-    assert not isinstance(info.model_config, PopularityConfig)
-    seed = initial.fresh_seed(context.seed)
-    match config.init:
-        case "teacher":
-            source.bodies()["user"].keep(kept)
-            return source
-        case "base":
-            return initial.from_base(
-                source,
-                info.model_config,
-                base_layers=origin["base_layers"],
-                base_blocks=origin["base_blocks"],
-                seed=seed,
-                source_seed=origin["seed"],
-            )
-        case "fresh":
-            return initial.anew(source, info.model_config, layers=len(kept), seed=seed)

@@ -46,12 +46,17 @@ def save_checkpoint(
     model_config: ModelConfig,
     about: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a checkpoint folder in one step; an older one at the same place is replaced."""
+    """Write a checkpoint folder in one step; an older one at the same place is replaced.
+
+    Checkpoints are plain: a quantized body must have been dequantized (`merge_adapters`).
+    """
     from safetensors.torch import save_file
 
     from recommender.models.hf_body import HuggingFaceBody
+    from recommender.models.quantized import is_quantized
 
     body = getattr(model, "body", None)
+    assert not (isinstance(body, HuggingFaceBody) and is_quantized(body.backbone)), "quantized weights"
     weights = {
         name: tensor.detach().cpu().contiguous()
         for name, tensor in model.state_dict().items()

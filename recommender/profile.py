@@ -36,6 +36,13 @@ class Depth(Part):
     quality: dict[str, float] = Field(description="validation metrics")
     body_parameters: int
     seconds_per_epoch: float | None = Field(None, description="of the training after the cut")
+    order: str | None = Field(
+        None, description="what chose `kept`: first, block-influence, angular, greedy or uniform"
+    )
+    init: str | None = Field(
+        None,
+        description="retrained: what the training started from, as in prune-depth (teacher, base, fresh)",
+    )
 
 
 class DepthProfile(Part):
@@ -50,3 +57,7 @@ class DepthProfile(Part):
     greedy: list[Removal] = Field(description="in the order of removal")
     validation_loss: float = Field(description="cross-entropy with all blocks, what `greedy` starts from")
     depths: list[Depth]
+    validation_users: int | None = Field(None, description="users that `depths` were measured on")
+    catalogue_digest: str | None = Field(
+        None, description="of the data set, to refuse the profile of another"
+    )

@@ -23,7 +23,17 @@ def silent(event: str, values: Mapping[str, Any]) -> None:
     """The progress callback that says nothing."""
 
 
-Kind = Literal["checkpoint", "artifact"]
+Kind = Literal["checkpoint", "artifact", "report", "profile"]
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What a report will hold, as far as its bench says so itself."""
+
+    compare: tuple[str, ...]  # bound names; an artifact with several variants gives a candidate for each
+    against: str  # what ratios refer to
+    loads: tuple[str, ...]
+    batch_sizes: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -34,6 +44,7 @@ class Shape:
     layers: int | None = None  # blocks of the user body
     model: ModelConfig | None = None
     top_k: int | None = None  # longest list that it answers
+    measures: Measures | None = None  # of a report
 
 
 class StageConfig(Section):
@@ -56,6 +67,11 @@ class StageConfig(Section):
     @property
     def consumes(self) -> tuple[str, ...]:
         """Names (bound by earlier stages with `as`) that this stage reads, in the order it wants them."""
+        return ()
+
+    @property
+    def foreign(self) -> tuple[str, ...]:
+        """Names in `consumes` that may belong to another catalogue than the data; all others are refused."""
         return ()
 
     @property
@@ -115,7 +131,8 @@ class Outputs:
     """What a stage made: numbers for stage.json; files lie in `context.folder`.
 
     A stage that makes a checkpoint writes it to `context.folder / "checkpoint"`, an artifact to
-    `context.folder / "artifact"` (the runner moves it to `artifacts/<as>/`); reports are written to
+    `context.folder / "artifact"` (the runner moves it to `artifacts/<as>/`), a depth profile to
+    `context.folder / "profile"` (profile.json and pages); reports are written to
     `context.folder` as `report.json`, `report.md`, `report.html` (the runner copies them to the run's top).
     """
 

@@ -10,7 +10,7 @@ from recommender.data.config import EvaluationConfig
 from recommender.errors import InputError, nearest
 from recommender.stage import Shape, StageConfig
 from recpress.folders import SEED, SEEDS, of_seed
-from recpress.given import shape_of
+from recpress.given import a_kind, shape_of
 from recpress.messages import NAME, Problem, name_problem
 from recpress.places import Place, Source
 from recpress.stages import StageTable
@@ -72,7 +72,7 @@ def _check_stage(
             yield Problem(at, f"no earlier stage binds the name {name!r}{hint}")
         elif known[name].kind not in config.accepts:
             wanted = " or ".join(config.accepts)
-            yield Problem(at, f"{name!r} is an {known[name].kind}, but this stage needs a {wanted}")
+            yield Problem(at, f"{name!r} is {a_kind(known[name].kind)}, but this stage needs a {wanted}")
     yield from _short_lists(config, entry, place, known, longest)
     if _all_known(config, known):
         for field, message in config.problems(known):

@@ -1,13 +1,16 @@
-"""What a folder that a name is bound to holds, and how it is opened: checkpoints and artifacts."""
+"""What a folder that a name is bound to holds, and how it is opened."""
 
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from recommender.checkpoint import check_catalogue, read_info
 from recommender.data.prepared import Prepared
 from recommender.errors import InputError
 from recommender.files import read_json
+from recommender.profile import DepthProfile
 from recommender.scoring import ScorerRef
 from recommender.stage import Bound, Kind, Shape
 
@@ -15,28 +18,43 @@ if TYPE_CHECKING:
     from recpress.recipe import Recipe
 
 CHECKPOINT_OPENER = "recommender.checkpoint:open_scorer"
+MARKS: dict[str, Kind] = {
+    "manifest.json": "artifact",
+    "config.json": "checkpoint",
+    "profile.json": "profile",
+    "report.json": "report",
+}
+"""The file that tells what a folder holds."""
+
 ARTIFACT_OPENER = "export.artifact:open_artifact"  # its errors are ours, the bare runtime's are not
 
 
 def kind_of(folder: Path) -> Kind:
-    """Checkpoint or artifact. Raises InputError when the folder is neither."""
+    """What a folder holds. Raises InputError when it is nothing that a stage makes."""
     if not folder.is_dir():
         raise InputError("no such checkpoint or artifact folder", where=str(folder))
-    if (folder / "manifest.json").is_file():
-        return "artifact"
-    if (folder / "config.json").is_file():
-        return "checkpoint"
+    for mark, kind in MARKS.items():
+        if (folder / mark).is_file():
+            return kind
     raise InputError(
-        "is neither a checkpoint (config.json) nor an artifact (manifest.json)",
+        f"is neither {' nor '.join(f'{a_kind(kind)} ({mark})' for mark, kind in MARKS.items())}",
         where=str(folder),
         fix="give the `checkpoint` folder of a stage, or a folder below `artifacts`",
     )
 
 
+def a_kind(kind: Kind) -> str:
+    """`a checkpoint`, `an artifact`: for messages."""
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+
+
 def shape_of(folder: Path) -> Shape:
     """What the recipe check may know of an existing folder. Raises InputError when it is broken."""
-    if kind_of(folder) == "artifact":
-        return Shape("artifact")
+    kind = kind_of(folder)
+    if kind == "profile":
+        _profile(folder)
+    if kind != "checkpoint":
+        return Shape(kind)
     info = read_info(folder)
     return Shape("checkpoint", layers=info.blocks.get("user"), model=info.model_config)
 
@@ -48,7 +66,9 @@ def bind(name: str, folder: Path, stage_folder: Path | None = None) -> Bound:
 
 
 def scorers(name: str, kind: Kind, folder: Path) -> Iterable[ScorerRef]:
-    """How to open a bound folder: one way for a checkpoint, one per variant for an artifact."""
+    """How to open a bound folder: one way for a checkpoint, one per variant for an artifact, else none."""
+    if kind not in ("checkpoint", "artifact"):
+        return ()
     if kind == "checkpoint":
         return (ScorerRef(name, kind, "torch", folder, CHECKPOINT_OPENER),)
     return tuple(
@@ -69,18 +89,47 @@ def check_lists(recipe: "Recipe", prepared: Prepared) -> None:
             )
 
 
-def check_given(inputs: Iterable[Bound], prepared: Prepared) -> None:
-    """Refuse checkpoints and artifacts of another data set. Raises InputError."""
-    for bound in inputs:
+def check_given(recipe: "Recipe", prepared: Prepared) -> None:
+    """Refuse checkpoints, artifacts and profiles of another data set, but where every stage that reads one
+    takes it from another. Raises InputError.
+    """
+    foreign = {name for stage in recipe.stages for name in stage.foreign}
+    foreign -= {name for stage in recipe.stages for name in stage.consumes if name not in stage.foreign}
+    given = recipe.given().items()
+    for bound in (bind(name, path) for (name, _), path in given if name not in foreign):
         if bound.kind == "checkpoint":
             check_catalogue(read_info(bound.path), prepared, str(bound.path))
-            continue
-        if _manifest(bound.path)["data"]["catalogue_digest"] != prepared.catalogue_digest:
+        elif _catalogue_of(bound) not in (None, prepared.catalogue_digest):
             raise InputError(
-                "the artifact belongs to another data set: its catalogue differs",
+                f"the {bound.kind} belongs to another data set: its catalogue differs",
                 where=str(bound.path),
                 fix="use the data, filters and item_seed that it was made with",
             )
+
+
+def _catalogue_of(bound: Bound) -> str | None:
+    """Digest of the catalogue that an artifact or a profile was made for; None where it is not told."""
+    match bound.kind:
+        case "artifact":
+            return str(_manifest(bound.path)["data"]["catalogue_digest"])
+        case "profile":
+            return _profile(bound.path).catalogue_digest
+    return None
+
+
+def _profile(folder: Path) -> DepthProfile:
+    """Raises InputError when the profile is broken."""
+    file = folder / "profile.json"
+    try:
+        return DepthProfile.model_validate(read_json(file))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise InputError(
+            f"is no depth profile: {place}: {first['msg']}",
+            where=str(file),
+            fix="give the `profile` folder of a depth-profile stage, or run that stage again",
+        ) from error
 
 
 def _manifest(artifact: Path) -> dict[str, Any]:

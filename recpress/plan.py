@@ -73,7 +73,7 @@ def plan(
         data = _Data(cache, Path(temporary) / "data")
         try:
             for _, recipe in loaded.all():
-                check_given((bind(name, path) for (name, _), path in recipe.given().items()), data(recipe))
+                check_given(recipe, data(recipe))
             steps = lay_out(loaded, data, device=device, stages=stages)
         except RecpressError as error:
             return _without_data(loaded, folder, device, error)
@@ -149,7 +149,8 @@ class _Planner:
     def _try(self, step: Step, number: int) -> Cost:
         """The cost by a trial; its checkpoint then stands in for the real one in later trials."""
         inputs = self._inputs(step)
-        if inputs is None or not (is_training(step.config) or step.kind.quick):
+        tries = step.kind.quick or (is_training(step.config) and step.kind.probed)
+        if inputs is None or not tries:
             return UNKNOWN
         key = digest_of({**step.parts, "seed": None, "inputs": {n: str(b.path) for n, b in inputs.items()}})
         if key not in self.tried:

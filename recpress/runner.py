@@ -100,7 +100,7 @@ def run(loaded: Loaded, folder: Path, settings: Settings, *, stages: StageTable 
     for _, recipe in loaded.all():
         check_inputs_outside(folder, recipe.given())
         prepared = prepare(recipe)
-        check_given((bind(name, path) for (name, _), path in recipe.given().items()), prepared)
+        check_given(recipe, prepared)
         check_lists(recipe, prepared)
     steps = lay_out(loaded, prepare, device=settings.device, stages=stages)
     with _ours(folder), locked(folder):

@@ -50,10 +50,13 @@ def single_stage(
     names = list(inputs)
     entry: dict[str, Any] = {"stage": stage}
     fields = stages[stage].config_class().model_fields
-    if "as_" in fields:
+    if "as_" in fields and fields["as_"].is_required():
         entry["as"] = f"{stage}-result"
+    profiles = [name for name in names if "profiles" in fields and _is_profile(inputs[name])]
+    if profiles:
+        entry["profiles"] = profiles
     if "compare" in fields:
-        entry["compare"] = names
+        entry["compare"] = [name for name in names if name not in profiles]
     if "of" in fields and names:
         entry["of"] = names[0]
     if teacher:
@@ -61,6 +64,10 @@ def single_stage(
     recipe = {"name": stage, "data": data_section(data), "inputs": inputs, "stages": [entry]}
     source = source_of(recipe, name=f"recpress {stage}", folder=Path.cwd())
     return check_source(_with_stage_sets(source, sets), stages=stages)
+
+
+def _is_profile(folder: str) -> bool:
+    return (Path(folder).expanduser() / "profile.json").is_file()
 
 
 def named_folders(texts: Sequence[str]) -> dict[str, str]:

@@ -28,6 +28,8 @@ class StageKind:
     packages: tuple[str, ...]  # distributions whose version changes what the stage makes
     quick: bool = False  # so cheap that a plan tries it whole, for the stages that build on it
     measures: bool = False  # speed is part of the result, so the device is part of the fingerprint
+    probed: bool = True  # a stage that trains: whether a plan may try a few of its steps
+    alone: bool = True  # has a verb that runs it alone, around folders that exist already
 
     def config_class(self) -> "type[StageConfig]":
         """The config class, imported now."""
@@ -47,12 +49,33 @@ STAGES: StageTable = {
         "recommender.training.stage:run",
         LEARNING,
     ),
+    "import": StageKind(
+        "bring in a model or item vectors from elsewhere",
+        "recommender.incoming.stage:ImportConfig",
+        "recommender.incoming.stage:run",
+        ("torch", "transformers", "safetensors", "numpy", "polars"),
+        quick=True,
+    ),
+    "adapt": StageKind(
+        "carry a checkpoint over to a grown catalogue",
+        "recommender.warm_start:AdaptConfig",
+        "recommender.warm_start:run",
+        LEARNING,
+        quick=True,
+    ),
     "prune-depth": StageKind(
         "remove whole blocks",
         "compress.prune_depth:PruneDepthConfig",
         "compress.prune_depth:run",
         LEARNING,
         quick=True,
+    ),
+    "depth-profile": StageKind(
+        "measure which blocks matter",
+        "compress.depth_profile:DepthProfileConfig",
+        "compress.depth_profile:run",
+        LEARNING,
+        probed=False,  # its searches take as long in a trial as in earnest
     ),
     "distill": StageKind(
         "train a student against its teacher",
@@ -69,6 +92,13 @@ STAGES: StageTable = {
         "bench.stage:run",
         MEASURING,
         measures=True,
+    ),
+    "gate": StageKind(
+        "go on only where the report of a bench allows it",
+        "bench.gate_stage:GateConfig",
+        "bench.gate_stage:run",
+        (),
+        alone=False,  # `recpress gate RUN` reads the report of a run, without data and run folder
     ),
 }
 

@@ -9,6 +9,7 @@ from typing import Any
 from recommender.data.content import content_digest
 from recommender.data.prepare import default_cache
 from recommender.data.prepared import Prepared
+from recommender.errors import InputError
 from recommender.files import digest_of, folder_digest, sha256_file
 from recommender.stage import StageConfig
 from recpress.fingerprint import fingerprint, parts_of
@@ -82,7 +83,7 @@ def _of_one(
                 stages[config.stage],
                 config,
                 inputs=dict(pair for s in seeds for pair in _inputs(config, made, s, len(seeds) > 1))
-                | _backbones(config),
+                | _read_by(config),
                 prepared=prepared,
                 max_length=recipe.data.max_length,
                 evaluation=recipe.evaluation,
@@ -114,19 +115,32 @@ def _inputs(
         yield (f"{name} (seed {seed})" if pooled else name), made[origin]
 
 
-def _backbones(config: StageConfig) -> dict[str, str]:
-    """Digests of pre-trained bodies that lie in a folder; one that is named on the hub is its name."""
-    memo = default_cache() / "digests"
+def _read_by(config: StageConfig) -> dict[str, str]:
+    """Digests of the files and folders that a stage's config names; a body on the hub is its name.
+
+    Raises InputError for one that is not there.
+    """
     return {
-        ".".join(map(str, place)): digest_of(
-            {f.relative_to(path).as_posix(): content_digest(f, memo) for f in path.rglob("*") if f.is_file()}
-        )
+        ".".join(map(str, place)): _content(path, f"{config.stage}.{'.'.join(map(str, place))}")
         for place, path in paths_in(config, ())
-        if place[-1] == "backbone" and path.is_dir()
+        if place[-1] != "backbone" or path.is_dir()
     }
 
 
+def _content(path: Path, where: str) -> str:
+    memo = default_cache() / "digests"
+    if not path.exists():
+        raise InputError(f"no such file or folder: {path}", where=where)
+    if path.is_file():
+        return content_digest(path, memo)
+    return digest_of(
+        {f.relative_to(path).as_posix(): content_digest(f, memo) for f in path.rglob("*") if f.is_file()}
+    )
+
+
 def given_digest(folder: Path) -> str:
-    """Digest of a checkpoint or artifact folder; of an artifact without its card.md, written later."""
-    manifest = folder / "manifest.json"
-    return sha256_file(manifest) if manifest.is_file() else folder_digest(folder)
+    """Digest of what a folder holds: of an artifact its manifest, of a run its report, else of every file."""
+    for name in ("manifest.json", "report.json"):
+        if (folder / name).is_file():
+            return sha256_file(folder / name)
+    return folder_digest(folder)

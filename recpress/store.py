@@ -58,8 +58,9 @@ class Finished:
     def bound(self, name: str, run: Path) -> Bound:
         """What the stage's name stands for."""
         artifact = self.document.get("artifact")
-        folder = self.folder / "checkpoint" if artifact is None else run / artifact["path"]
-        return bind(name, folder, self.folder)
+        inside = [self.folder / kind for kind in ("checkpoint", "profile")]
+        made = next((folder for folder in inside if folder.is_dir()), self.folder)  # itself, of a report
+        return bind(name, made if artifact is None else run / artifact["path"], self.folder)
 
 
 class Store:

@@ -46,6 +46,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (films / "movies.dat").write_text("".join(f"{i}::Film {i} (1999)::Drama\n" for i in range(1, 61)))
     monkeypatch.setenv("RECPRESS_DATA", str(tmp_path / "data"))
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "llama").mkdir()
+    for name in ("SASRec.safetensors", "projections.safetensors", "vectors.parquet", "item_map.csv"):
+        (tmp_path / name).write_bytes(b"")  # plans digest them, and read no more
     (tmp_path / "my-recipe.yaml").write_text((ROOT / "recipes" / "slmrec.yaml").read_text())
     return tmp_path
 
@@ -62,10 +65,10 @@ def test_a_command_of_the_docs_is_right(
     monkeypatch.setattr("recpress.plan.probe", lambda *_: UNKNOWN)
     if words[:2] == ["recipes", "copy"]:
         (home / words[-1]).unlink()
-    plans = words[0] in ("run", "train")
+    plans = words[0] in ("run", "train", "import")
     code = main([*words, "--dry-run", "--device", "cpu"] if plans and "--options" not in words else words)
     shown = capsys.readouterr().err
-    needs_a_run = words[0] in ("recommend", "verify", "report")
+    needs_a_run = words[0] in ("recommend", "verify", "report", "gate")
     assert code == (2 if needs_a_run else 0), shown
     assert "Usage:" not in shown and "missing:" not in shown, shown
 

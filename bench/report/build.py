@@ -1,55 +1,53 @@
 """Puts what was measured into one report."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
 
 from bench.candidates import Candidate
-from bench.compare import Ratio, Resampled, resample
+from bench.compare import Resampled, resample
+from bench.config import CostSettings
+from bench.cost import cost_card
 from bench.facts import Facts
-from bench.latency import Timed, latency, speed_interval, speedup
+from bench.latency import speedup
 from bench.quality import Judged, key_metric
+from bench.report.cells import pareto, quality_ratio, slice_ratios
+from bench.report.notes import notes
 from bench.report.schema import (
     CandidateReport,
     Comparison,
     Dataset,
     Environment,
     Evaluation,
-    Pareto,
-    ParetoPoint,
-    QualityRatio,
+    Provenance,
+    RankChange,
     Report,
     Sample,
+    Saturation,
     Sections,
     SeedQuality,
     Slice,
-    SliceRatio,
 )
 from bench.slices import Members
+from bench.timing import Timings
 from recommender.data.config import EvaluationConfig
 from recommender.data.prepared import Prepared
-
-NOTES = (
-    "Latencies were taken in one process, candidates in turn within each round; they share caches and "
-    "thread pools, and no A/A floor was measured.",
-    "A latency is one call: padded histories in, the best items out. Opening a model and warming it up are "
-    "not in it.",
-    "Quality ratios: the same users, drawn with replacement; metrics of a user are averaged over seeds "
-    "first.",
-    "Head, middle and tail are the most popular 20%, the next 30% and the other half of the items that occur "
-    "in training; cold items never occur there.",
-)
+from recommender.profile import DepthProfile
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One candidate and everything that was measured of it."""
+    """One candidate, what its folders say, its quality, and why any of its measurements are missing."""
 
     candidate: Candidate
     facts: Facts
-    judged: Judged
-    device: str
+    judged: Judged | None
+    failed: str | None
+
+    @property
+    def name(self) -> str:
+        """Of the candidate."""
+        return self.candidate.name
 
 
 @dataclass(frozen=True)
@@ -64,21 +62,44 @@ class Setting:
     prepared: Prepared
     max_length: int
     evaluation: EvaluationConfig
-    threads: int
     draws: int
     seed: int
+    cost: CostSettings | None = None
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What was found out besides, ready for its place."""
+
+    slices: Sequence[Members]
+    samples: Sequence[Sample]
+    aa_half_widths: Mapping[str, float] = field(default_factory=dict)  # of the reference, by metric
+    rank_changes: Sequence[RankChange] = ()
+    depth_profiles: Sequence[DepthProfile] = ()
+    provenance: Provenance | None = None
 
 
 def build(
-    setting: Setting, measured: Sequence[Measured], against: str, slices: Sequence[Members],
-    timings: Sequence[Timed], samples: Sequence[Sample],
-) -> Report:  # fmt: skip
-    """The report of a bench: every candidate, and each one but `against` compared with `against`."""
-    metrics = {each.candidate.name: each.judged.per_user for each in measured}
-    resampled = resample(metrics, draws=setting.draws, seed=setting.seed)
-    others = [each for each in measured if each.candidate.name != against]
-    base = next(each for each in measured if each.candidate.name == against)
+    setting: Setting, measured: Sequence[Measured], against: str, timings: Timings, extras: Extras
+) -> Report:
+    """The report of a bench: every candidate, and each one but `against` compared with `against`.
+
+    At least one candidate has to have been judged.
+    """
+    judged = {each.name: each.judged for each in measured if each.judged is not None}
+    metrics = {name: each.per_user for name, each in judged.items()}
+    draws, seed = setting.draws, setting.seed
+    resampled = resample(metrics, draws=draws, seed=seed)
+    base = next(each for each in measured if each.name == against)
     key = key_metric(setting.evaluation.ks)
+    found = [_candidate(each, extras.slices, timings) for each in measured]
+    compared = [
+        _comparison(each, base, resampled, timings, extras, setting) for each in measured if each is not base
+    ]
+    points = pareto(
+        timings.cells, [each.candidate for each in measured], judged, resampled, key, draws=draws, seed=seed
+    )
+    failed = {each.name: each.failed for each in measured if each.failed is not None}
     return Report(
         recipe=setting.recipe,
         variant=setting.variant,
@@ -87,14 +108,19 @@ def build(
         command=setting.command,
         environment=setting.environment,
         dataset=_dataset(setting),
-        evaluation=_evaluation(setting.evaluation, users=len(base.judged.users)),
-        candidates=[_candidate(each, slices, timings, setting.threads) for each in measured],
-        comparisons=[_comparison(each, base, resampled, timings, setting) for each in others],
+        evaluation=_evaluation(setting.evaluation, users=len(next(iter(judged.values())).users)),
+        candidates=found,
+        comparisons=compared,
         sections=Sections(
-            pareto=[_pareto(timed, measured, resampled, key, setting) for timed in timings],
-            slice_ratios=_slice_ratios(metrics, against, slices, key, setting),
-            samples=list(samples),
-            notes=list(NOTES),
+            pareto=list(points),
+            slice_ratios=slice_ratios(metrics, against, extras.slices, key, draws=draws, seed=seed),
+            samples=list(extras.samples),
+            rank_changes=list(extras.rank_changes) or None,
+            depth_profile=list(extras.depth_profiles) or None,
+            saturation=_saturation(timings),
+            cost=None if setting.cost is None else cost_card(found, setting.cost),
+            provenance=extras.provenance,
+            notes=notes(timings, failed, against, draws=draws, seed=seed),
         ),
     )
 
@@ -124,46 +150,63 @@ def _evaluation(evaluation: EvaluationConfig, *, users: int) -> Evaluation:
     )
 
 
-def _candidate(
-    each: Measured, slices: Sequence[Members], timings: Sequence[Timed], threads: int
-) -> CandidateReport:
+def _candidate(each: Measured, slices: Sequence[Members], timings: Timings) -> CandidateReport:
     candidate, facts, judged = each.candidate, each.facts, each.judged
+    peak, _ = timings.peaks.get(each.name, (None, None))
     return CandidateReport(
         name=candidate.name,
         of=facts.of,
-        kind=candidate.bound.kind,
+        kind=candidate.kind,
         variant=candidate.variant,
         runtime=candidate.ref.runtime,
-        device=each.device,
+        device=timings.devices[each.name],
         precision=facts.precision,
-        threads=threads,
+        threads=timings.threads,
         parameters=facts.parameters,
         body_parameters=facts.body_parameters,
         size_bytes=facts.size_bytes,
-        quality=judged.quality,
-        quality_by_seed=[SeedQuality(seed=seed, **values) for seed, values in judged.by_seed.items()],
-        slices=[
+        quality={} if judged is None else judged.quality,
+        quality_by_seed=[]
+        if judged is None
+        else [SeedQuality(seed=seed, **values) for seed, values in judged.by_seed.items()],
+        slices=[]
+        if judged is None
+        else [
             Slice(by=part.by, bin=part.bin, users=len(part.rows), quality=judged.slice_quality(part))
             for part in slices
         ],
-        coverage=judged.coverage,
-        latency=[latency(timed, candidate.name) for timed in timings],
+        coverage={} if judged is None else judged.coverage,
+        latency=timings.rows(each.name),
+        peak_memory_bytes=peak,
+        energy=list(timings.energy.get(each.name, ())) or None,
+        failed=each.failed,
         train=facts.train,
     )
 
 
 def _comparison(
-    each: Measured, base: Measured, resampled: Resampled, timings: Sequence[Timed], setting: Setting
+    each: Measured, base: Measured, resampled: Resampled, timings: Timings, extras: Extras, setting: Setting
 ) -> Comparison:
-    name, against = each.candidate.name, base.candidate.name
-    ratios = {metric: resampled.ratio(name, against, metric) for metric in each.judged.per_user}
+    ratios = (
+        {metric: resampled.ratio(each.name, base.name, metric) for metric in each.judged.per_user}
+        if each.judged is not None
+        else {}
+    )
     return Comparison(
-        candidate=name,
-        against=against,
-        quality={metric: _quality_ratio(ratio) for metric, ratio in ratios.items() if ratio is not None},
+        candidate=each.name,
+        against=base.name,
+        quality={
+            metric: quality_ratio(ratio, extras.aa_half_widths.get(metric))
+            for metric, ratio in ratios.items()
+            if ratio is not None
+        },
         size_ratio=_quotient(each.facts.size_bytes, base.facts.size_bytes),
         parameter_ratio=_quotient(each.facts.parameters, base.facts.parameters),
-        speedup=[speedup(timed, name, against, draws=setting.draws, seed=setting.seed) for timed in timings],
+        speedup=[
+            speedup(timed, each.name, base.name, draws=setting.draws, seed=setting.seed)
+            for timed in timings.cells
+            if each.name in timed.seconds and base.name in timed.seconds
+        ],
     )
 
 
@@ -171,60 +214,7 @@ def _quotient(above: int | None, below: int | None) -> float | None:
     return above / below if above is not None and below else None
 
 
-def _quality_ratio(found: Ratio) -> QualityRatio:
-    return QualityRatio(ratio=found.ratio, ci95=found.ci95, p_value=found.p_value)
-
-
-def _pareto(
-    timed: Timed, measured: Sequence[Measured], resampled: Resampled, key: str, setting: Setting
-) -> Pareto:
-    return Pareto(
-        metric=key,
-        load=timed.load.name,
-        batch=timed.load.batch,
-        threads=timed.threads,
-        points=[
-            ParetoPoint(
-                candidate=each.candidate.name,
-                kind=each.candidate.bound.kind,
-                quality=each.judged.quality[key],
-                quality_ci95=resampled.interval(each.candidate.name, key),
-                users_per_second=latency(timed, each.candidate.name).users_per_second,
-                users_per_second_ci95=speed_interval(
-                    timed, each.candidate.name, draws=setting.draws, seed=setting.seed
-                ),
-            )
-            for each in measured
-            if key in each.judged.per_user
-        ],
-    )
-
-
-def _slice_ratios(
-    metrics: Mapping[str, Mapping[str, Any]],
-    against: str,
-    slices: Sequence[Members],
-    key: str,
-    setting: Setting,
-) -> list[SliceRatio]:
-    only_key = {name: {key: values[key]} for name, values in metrics.items() if key in values}
-    if against not in only_key:
-        return []
-    found: list[SliceRatio] = []
-    for part in slices:
-        resampled = resample(only_key, draws=setting.draws, seed=setting.seed, rows=part.rows)
-        for name in only_key:
-            ratio = resampled.ratio(name, against, key)
-            if name != against and ratio is not None:
-                found.append(
-                    SliceRatio(
-                        candidate=name,
-                        against=against,
-                        by=part.by,
-                        bin=part.bin,
-                        metric=key,
-                        users=len(part.rows),
-                        ratio=_quality_ratio(ratio),
-                    )
-                )
-    return found
+def _saturation(timings: Timings) -> list[Saturation] | None:
+    """Of the candidates that have such a point."""
+    found = [each.saturation for each in timings.open_loops.values() if each.saturation is not None]
+    return found or None

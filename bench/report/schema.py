@@ -98,6 +98,13 @@ class Latency(Part):
     users_per_second: float = Field(description="batch / median seconds; open-loop: answered per second")
     samples: int
     rate: float | None = Field(None, description="open-loop: requests per second that were offered")
+    device_ms: float | None = Field(None, description="median between CUDA events around the call")
+    kept_up: bool | None = Field(
+        None, description="open-loop: whether the rate was kept up with; absent: too few requests to tell"
+    )
+    unanswered: int | None = Field(
+        None, description="open-loop: requests without an answer; they count as infinitely slow"
+    )
 
 
 class Training(Part):
@@ -168,6 +175,18 @@ class Speedup(Part):
     aa_floor: float | None = Field(
         None, description="|ratio - 1| of the reference in one process against itself in another"
     )
+    aa_ci95: Interval | None = Field(None, description="95% interval of that ratio")
+
+    @property
+    def noise(self) -> float | None:
+        """What two processes of one model may differ by: `aa_floor`, or the far end of its interval from 1.
+
+        A floor may be small by luck; its interval says how much larger it might have been.
+        """
+        if self.aa_floor is None:
+            return None
+        low, high = self.aa_ci95 or (1.0, 1.0)
+        return max(self.aa_floor, high - 1, 1 - low)
 
 
 class Comparison(Part):
@@ -271,6 +290,10 @@ class RankChange(Part):
 
     candidate: str
     against: str
+    depth: int | None = Field(
+        None,
+        description="with both, places beyond it count as it: where the shorter list ends; absent: exact",
+    )
     edges: list[float]
     counts: list[int]
     better: int

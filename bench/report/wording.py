@@ -1,6 +1,8 @@
 """Numbers and names as people read them; what is absent is a dash."""
 
-from bench.report.schema import Evaluation, Interval, QualityRatio
+import re
+
+from bench.report.schema import Evaluation, Interval, QualityRatio, Speedup
 
 ABSENT = "–"  # noqa: RUF001 - an en dash is what stands for "no number" in print
 
@@ -72,6 +74,22 @@ def percent(value: float | None, ci95: Interval | None = None) -> str:
     return f"{value * 100:.1f}%{spread}"
 
 
+def spread(ci95: Interval) -> str:
+    """96.1 to 100.3%."""
+    return f"{ci95[0] * 100:.1f} to {ci95[1] * 100:.1f}%"
+
+
+def moment(created: str) -> str:
+    """2026-01-02 03:04 UTC; anything else as it is."""
+    found = re.fullmatch(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d)(?::[\d.]+)?(?:\+00:00|Z)", created)
+    return f"{found[1]} {found[2]} UTC" if found else created
+
+
+def threads(count: int) -> str:
+    """1 thread, 4 threads."""
+    return f"{count} thread{'' if count == 1 else 's'}"
+
+
 def p_value(value: float | None) -> str:
     """0.034, < 0.001."""
     if value is None:
@@ -92,6 +110,25 @@ def tone(found: QualityRatio) -> str:
         return ""
     low, high = found.ci95
     return "worse" if high < 1 else "better" if low > 1 else ""
+
+
+def speed_tone(found: Speedup) -> str:
+    """The same of a speed-up, whose interval has to lie beyond what two equal processes differ by."""
+    if found.ci95 is None:
+        return ""
+    low, high = found.ci95
+    floor = found.noise or 0.0
+    return "better" if low > 1 + floor else "worse" if high < 1 / (1 + floor) else ""
+
+
+def half_width(value: float | None) -> str:
+    """±1.2%."""
+    return ABSENT if value is None else f"±{value * 100:.1f}%"
+
+
+def quotient(above: float | None, below: float | None) -> float | None:
+    """above / below where both are known and not 0."""
+    return above / below if above and below else None
 
 
 LOADS = {"full": "full histories", "real": "real histories", "open-loop": "open loop"}

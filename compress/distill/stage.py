@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from recommender.data.config import Section
 from recommender.errors import InputError
-from recommender.models.config import LlmConfig, ModelConfig, PopularityConfig
+from recommender.models.config import BODILESS, LlmConfig, ModelConfig
 from recommender.stage import Bound, Context, Outputs, Shape, StageConfig
 from recommender.training.config import TrainSettings
 
@@ -87,8 +87,8 @@ class DistillConfig(TrainSettings, StageConfig):
         names = (("of", self.of), ("teacher", self.teacher))
         sides = [(key, name, known[name]) for key, name in names if name in known]
         for key, name, side in sides:
-            if isinstance(side.model, PopularityConfig):
-                found.append((key, f"{name!r} is popularity, which has no hidden states"))
+            if isinstance(side.model, BODILESS):
+                found.append((key, f"{name!r} is {side.model.kind}, which has no hidden states"))
             elif self.method == "slmrec" and side.layers is not None and side.layers % self.blocks:
                 wrong = f"{self.blocks} does not divide the {side.layers} blocks of {name!r}"
                 found.append(("blocks", wrong))
@@ -109,7 +109,7 @@ SUFFIX = "with a prompt suffix only the last position reads the whole prompt: se
 
 def _width(model: ModelConfig | None) -> int | None:
     """Hidden size where the config tells it."""
-    if model is None or isinstance(model, PopularityConfig):
+    if model is None or isinstance(model, BODILESS):
         return None
     return None if isinstance(model, LlmConfig) and model.backbone else model.hidden
 

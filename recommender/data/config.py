@@ -72,7 +72,14 @@ class DataConfig(Section):
     )
     shuffle_ties: int | None = Field(
         None,
+        ge=0,
         description="seed to shuffle interactions of equal time; null keeps file order (stable)",
+    )
+    time_resolution: int | None = Field(
+        None,
+        ge=1,
+        description="round times down to so many seconds (86400: days, UTC), as if the log knew no more; "
+        "null: as they are",
     )
     duplicates: Literal["keep", "first", "last"] = Field(
         "first",

@@ -38,6 +38,9 @@ def build_histories(log: Log, config: DataConfig, place: str) -> Histories:
         log = replace(log.take(log.rating >= config.min_rating), rating=None)
         _require(log, place, f"no interaction is rated {config.min_rating} or more", "lower data.min_rating")
     order_by = _order_of(log, config)
+    _check_times(log, order_by, config, place)
+    if config.time_resolution is not None and log.time is not None:
+        log = replace(log, time=log.time // config.time_resolution * config.time_resolution)
     if config.duplicates == "keep":  # what k-core drops need not be sorted
         log, duplicates = _sorted(_core(log, config, place), order_by, config), 0
     else:
@@ -66,6 +69,19 @@ def _order_of(log: Log, config: DataConfig) -> str:
     if log.time is not None:
         return "time"
     return "file" if log.position is None else "position"
+
+
+def _check_times(log: Log, order_by: str, config: DataConfig, place: str) -> None:
+    """Refuse what asks for times where there are none: a position does not tell which times were equal."""
+    for setting, without in (("shuffle_ties", order_by != "time"), ("time_resolution", log.time is None)):
+        if getattr(config, setting) is not None and without:
+            state = "has no times" if log.time is None else f"is ordered by {order_by}"
+            raise InputError(
+                f"data.{setting} needs interactions in the order of their times, but this log {state}, so "
+                "nothing tells which are equal",
+                where=place,
+                fix=f"use a log with times (data.columns.time; data.order_by: time), or drop data.{setting}",
+            )
 
 
 def _key(log: Log, order_by: str) -> NDArray[Any] | None:

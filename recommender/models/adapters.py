@@ -1,12 +1,16 @@
 """LoRA as a way of training: adapters go in before, are merged after, and no saved model knows of them."""
 
+from typing import Any
+
+import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
-from torch import nn
+from torch import Tensor, nn
 
 from recommender.errors import InputError
 from recommender.models.config import LoraSettings
 from recommender.models.hf_body import HuggingFaceBody
+from recommender.models.quantized import dequantize, is_quantized
 
 
 def add_adapters(body: HuggingFaceBody, settings: LoraSettings) -> None:
@@ -37,16 +41,28 @@ def add_adapters(body: HuggingFaceBody, settings: LoraSettings) -> None:
 
 
 def merge_adapters(body: HuggingFaceBody) -> int:
-    """Fold every adapter into its layer and thaw the body; returns how many there were."""
-    found = [
-        (name, module) for name, module in body.backbone.named_modules() if isinstance(module, LoraLayer)
-    ]
+    """Fold every adapter into its layer, dequantize and thaw the body; returns how many there were.
+
+    A quantized layer is dequantized first and gets the update in fp32: merging into 4 bits would round it.
+    Raises StageError when quantized weights are not what was loaded.
+    """
+    backbone = body.backbone
+    found = [(name, module) for name, module in backbone.named_modules() if isinstance(module, LoraLayer)]
+    updates: dict[str, Tensor] = {}
+    module: Any  # a layer of peft, which states no types
     for name, module in found:
-        module.merge()
+        (adapter,) = module.active_adapters
+        updates[name] = module.get_delta_weight(adapter).detach()
         owner, _, attribute = name.rpartition(".")
-        setattr(body.backbone.get_submodule(owner), attribute, module.get_base_layer())
+        setattr(backbone.get_submodule(owner), attribute, module.get_base_layer())
     if found:
-        del body.backbone.peft_config  # inject_adapter_in_model leaves it, save_pretrained would read it
+        del backbone.peft_config  # inject_adapter_in_model leaves it, save_pretrained would read it
+    if is_quantized(backbone):
+        dequantize(backbone)
+    with torch.no_grad():
+        for name, update in updates.items():
+            backbone.get_parameter(f"{name}.weight").add_(update)
+    if found:
         body.requires_grad_(True)
-        body.backbone.get_input_embeddings().requires_grad_(False)
+        backbone.get_input_embeddings().requires_grad_(False)
     return len(found)

@@ -7,9 +7,16 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 
 from recommender.errors import InputError
-from recommender.models.config import LlmConfig, ModelConfig, PopularityConfig, SasrecConfig
+from recommender.models.config import (
+    ItemVectorsConfig,
+    LlmConfig,
+    ModelConfig,
+    PopularityConfig,
+    SasrecConfig,
+)
 from recommender.models.hf_body import HuggingFaceBody, drop_word_embeddings
 from recommender.models.interface import ITEM_STD, SequentialRecommender
+from recommender.models.item_vectors import ItemVectors
 from recommender.models.llm import LlmRecommender
 from recommender.models.popularity import Popularity
 from recommender.models.sasrec import SasRec
@@ -26,9 +33,9 @@ def build_model(
 ) -> SequentialRecommender:
     """Build a recommender with weights drawn from `seed`.
 
-    `item_vectors` [n_items + 1, D] start (or freeze) an llm's item table; `counts` [n_items + 1] are what
-    popularity recommends. The global random state is left as it was. Raises InputError for sizes that do not
-    fit.
+    `item_vectors` [n_items + 1, D] start (or freeze) an llm's item table, or are the whole model; `counts`
+    [n_items + 1] are what popularity recommends. The global random state is left as it was. Raises InputError
+    for sizes that do not fit.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -37,8 +44,30 @@ def build_model(
                 return Popularity(n_items=n_items, max_length=max_length, counts=counts)
             case SasrecConfig():
                 return _sasrec(config, n_items, max_length)
+            case ItemVectorsConfig():
+                return _table(config, n_items, max_length, item_vectors)
             case LlmConfig():
                 return _llm(config, n_items, max_length, item_vectors)
+
+
+def _table(
+    config: ItemVectorsConfig, n_items: int, max_length: int, item_vectors: Tensor | None
+) -> ItemVectors:
+    if item_vectors is None:
+        raise InputError(
+            "a table of item vectors cannot be built from nothing",
+            where="model.kind",
+            fix="bring one in: {stage: import, format: item-vectors, ...}",
+        )
+    _check_count(item_vectors, n_items)
+    return ItemVectors(item_vectors.clone(), max_length=max_length, pool=config.pool)
+
+
+def _check_count(item_vectors: Tensor, n_items: int) -> None:
+    if len(item_vectors) != n_items + 1:
+        raise InputError(
+            f"{len(item_vectors) - 1} item vectors for a catalogue of {n_items}", where="model.items_from"
+        )
 
 
 def _sasrec(config: SasrecConfig, n_items: int, max_length: int) -> SasRec:
@@ -49,6 +78,9 @@ def _sasrec(config: SasrecConfig, n_items: int, max_length: int) -> SasRec:
         hidden=config.hidden,
         heads=config.heads,
         dropout=config.dropout,
+        norm=config.norm,
+        padding=config.padding,
+        norm_eps=config.norm_eps,
     )
 
 
@@ -59,10 +91,8 @@ def _llm(config: LlmConfig, n_items: int, max_length: int, item_vectors: Tensor 
             where="model.items_from",
             fix="train a sasrec stage first and name it in `items_from`, or use item_vectors: trained",
         )
-    if item_vectors is not None and len(item_vectors) != n_items + 1:
-        raise InputError(
-            f"{len(item_vectors) - 1} item vectors for a catalogue of {n_items}", where="model.items_from"
-        )
+    if item_vectors is not None:
+        _check_count(item_vectors, n_items)
     backbone = pretrained(config) if config.backbone else from_sizes(config, max_length)
     prefix, suffix = (_prompt(backbone, config, text) for text in (config.prefix, config.suffix))
     drop_word_embeddings(backbone)
@@ -85,13 +115,21 @@ def _llm(config: LlmConfig, n_items: int, max_length: int, item_vectors: Tensor 
         dropout=config.dropout,
         prefix=prefix,
         suffix=suffix,
+        fixed_slots=config.fixed_slots,
     )
 
 
 def pretrained(config: LlmConfig) -> PreTrainedModel:
-    """Load the body by name or from a folder, in fp32. Raises InputError when it cannot be had."""
+    """Load the body by name or from a folder, in fp32 or as `load_in` says.
+
+    Raises InputError when it cannot be had.
+    """
     assert config.backbone is not None
     try:
+        if config.load_in is not None:
+            from recommender.models.quantized import load_quantized
+
+            return load_quantized(config.backbone, config.load_in)
         body: PreTrainedModel = AutoModel.from_pretrained(config.backbone, dtype=torch.float32)
     except (OSError, ValueError) as error:
         raise InputError(
@@ -99,6 +137,12 @@ def pretrained(config: LlmConfig) -> PreTrainedModel:
             where="model.backbone",
             fix="give a folder made by save_pretrained, or the name of a model that can be downloaded",
         ) from error
+    if getattr(body, "hf_quantizer", None) is not None:
+        raise InputError(
+            f"the weights of {config.backbone!r} are stored quantized, and such weights cannot be trained",
+            where="model.backbone",
+            fix="give the plain model, and load_in with lora to hold it in 4 or 8 bits while it is trained",
+        )
     return body
 
 

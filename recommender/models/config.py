@@ -52,8 +52,18 @@ class LlmConfig(Section):
     lora: LoraSettings | None = Field(
         None, description="train adapters on a frozen body instead of all weights"
     )
+    load_in: Literal["nf4", "int8"] | None = Field(
+        None,
+        description="hold the frozen backbone in 4 or 8 bits while its adapters are trained (QLoRA); what is "
+        "saved is plain. Needs `recpress[quantize]`",
+    )
     prefix: str = Field("", description="prompt before the items; needs a backbone with a tokenizer")
     suffix: str = Field("", description="prompt after the items; needs `positions: last` in training")
+    fixed_slots: bool = Field(
+        False,
+        description="count padding in position numbers, as E4SRec and SLMRec do; matters with a prefix or "
+        "with absolute positions",
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -69,6 +79,11 @@ class LlmConfig(Section):
                 raise ValueError(
                     "a prompt needs a tokenizer, which only a `backbone` has: name one, or drop the prompt"
                 )
+        if self.load_in is not None and (self.backbone is None or self.lora is None):
+            raise ValueError(
+                f"load_in: {self.load_in} needs a `backbone` to load and `lora`: weights in 4 or 8 bits "
+                "cannot be trained themselves, and there is no sense in quantizing random ones"
+            )
         if self.item_vectors == "frozen" and self.items_from is None:
             raise ValueError(
                 "frozen item vectors need `items_from`, the name of a checkpoint that they come from"
@@ -76,14 +91,32 @@ class LlmConfig(Section):
         return self
 
 
+Norm = Literal["pre", "query", "post"]
+Padding = Literal["masked", "zeroed", "attended"]
+
+
 class SasrecConfig(Section):
-    """SASRec (Kang & McAuley 2018) with the pre-norm blocks and full softmax of the strong recipe."""
+    """SASRec (Kang & McAuley 2018) with the pre-norm blocks and full softmax of the strong recipe.
+
+    The other forms of `norm` and `padding` are those of published code, so that its weights can be imported.
+    """
 
     kind: Literal["sasrec"] = "sasrec"
     layers: int = Field(2, ge=1, description="blocks")
     hidden: int = Field(64, ge=4, description="width; also the width of the item vectors")
     heads: int = Field(1, ge=1, description="attention heads")
     dropout: float = Field(0.3, ge=0, lt=1, description="on embeddings, attention and feed-forward")
+    norm: Norm = Field(
+        "pre",
+        description="where the norms of a block stand: before both updates; on the query alone, with the "
+        "residual on the normed query (the official code); after both updates",
+    )
+    padding: Padding = Field(
+        "masked",
+        description="what a history shorter than max_length sees in front of itself: nothing; zeros; or a "
+        "padding vector (the last two: as the public implementations do)",
+    )
+    norm_eps: float = Field(1e-5, gt=0, description="epsilon of the norms")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -98,7 +131,21 @@ class PopularityConfig(Section):
     kind: Literal["popularity"] = "popularity"
 
 
-ModelConfig = Annotated[LlmConfig | SasrecConfig | PopularityConfig, Field(discriminator="kind")]
+class ItemVectorsConfig(Section):
+    """A table of item vectors that the stage `import` brought in; a history is the mean of its vectors."""
+
+    kind: Literal["item-vectors"] = "item-vectors"
+    pool: Literal["mean", "last"] = Field(
+        "mean", description="user vector: the mean over the history, or its last item's vector"
+    )
+
+
+ModelConfig = Annotated[
+    LlmConfig | SasrecConfig | PopularityConfig | ItemVectorsConfig, Field(discriminator="kind")
+]
+
+BODILESS = (PopularityConfig, ItemVectorsConfig)
+"""Models without blocks: nothing to train, prune or distil."""
 
 
 def backbone_folder(checkpoint: Path) -> Path:

@@ -78,14 +78,18 @@ class HuggingFaceBody(nn.Module):
         last_only: bool = False,
         watch: bool = True,
         count_positions: bool = False,
+        places: Tensor | None = None,
     ) -> BodyRun:
         """Run the body on embeddings [B, T, H] with mask [B, T] (1 = real).
 
         `blocks`: only these. `last_only`: `final` is [B, 1, H] and the last block computes no more than
-        that where its family is known (`LastPosition`). `watch`: keep the raw streams.
+        that where its family is known (`LastPosition`). `watch`: keep the raw streams. `places` [T]: position
+        numbers, instead of those that the family counts by itself.
         """
         positions: dict[str, Tensor] = {}
-        if count_positions or self.counts_positions:
+        if places is not None:
+            positions["position_ids"] = places.expand(embeds.shape[0], -1)
+        elif count_positions or self.counts_positions:
             positions["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)
         entry: list[Tensor] = []
         streams: list[Tensor] = []

@@ -19,6 +19,8 @@ class LlmRecommender(SequentialRecommender):
     `item_vectors` [n_items + 1, D]: frozen when `train_items` is False (SLMRec takes them from a SASRec),
     else the start of a trained, tied table. `prefix` [P, H] and `suffix` [S, H] are embedded prompts, frozen;
     a prompt's word embeddings are looked up once at build time, so that the word table itself can be dropped.
+    `fixed_slots`: position numbers are those of a window of `max_length` items, padding included, as in
+    E4SRec and SLMRec; else padding is not counted.
     """
 
     prefix: Tensor
@@ -34,8 +36,10 @@ class LlmRecommender(SequentialRecommender):
         dropout: float,
         prefix: Tensor | None = None,
         suffix: Tensor | None = None,
+        fixed_slots: bool = False,
     ) -> None:
         super().__init__()
+        self.fixed_slots = fixed_slots
         width, hidden = item_vectors.shape[1], body.config.hidden_size
         self.n_items, self.max_length = item_vectors.shape[0] - 1, max_length
         self.items = nn.Embedding(len(item_vectors), width, padding_idx=0, _weight=item_vectors)
@@ -69,6 +73,7 @@ class LlmRecommender(SequentialRecommender):
             last_only=last_only,
             watch=not last_only,
             count_positions=len(self.prefix) > 0,
+            places=self._places(items, embeds.shape[1]) if self.fixed_slots else None,
         )
         at = (torch.arange(items.shape[1], device=items.device) + len(self.prefix)).expand(items.shape)
         if len(self.suffix):
@@ -85,6 +90,11 @@ class LlmRecommender(SequentialRecommender):
         parts = [self.prefix.expand(batch, -1, -1), embeds, self.suffix.expand(batch, -1, -1)]
         before, after = (mask.new_ones(batch, len(part)) for part in (self.prefix, self.suffix))
         return torch.cat(parts, dim=1), torch.cat((before, mask, after), dim=1)
+
+    def _places(self, items: Tensor, length: int) -> Tensor:
+        """Position numbers [T]: what follows the prefix stands where it stands in a full window."""
+        place = torch.arange(length, device=items.device)
+        return torch.where(place < len(self.prefix), place, place + self.max_length - items.shape[1])
 
     def project(self, states: Tensor) -> Tensor:
         """[..., H] -> [..., D]."""

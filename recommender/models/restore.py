@@ -10,9 +10,10 @@ from transformers import AutoModel
 
 from recommender.errors import InputError
 from recommender.models.build import build_model
-from recommender.models.config import LlmConfig, SasrecConfig, backbone_folder
+from recommender.models.config import ItemVectorsConfig, LlmConfig, SasrecConfig, backbone_folder
 from recommender.models.hf_body import HuggingFaceBody
 from recommender.models.interface import SequentialRecommender
+from recommender.models.item_vectors import ItemVectors
 from recommender.models.llm import LlmRecommender
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ def empty_model(info: "CheckpointInfo", folder: Path, weights: Mapping[str, Tens
     config = info.model_config
     if isinstance(config, LlmConfig):
         return _llm(config, info, folder, weights)
+    if isinstance(config, ItemVectorsConfig):
+        return ItemVectors(torch.empty_like(weights["items"]), max_length=info.max_length, pool=config.pool)
     if isinstance(config, SasrecConfig):
         config = config.model_copy(update={"layers": info.blocks["user"]})
     return build_model(config, n_items=info.n_items, max_length=info.max_length, seed=0)
@@ -49,4 +52,5 @@ def _llm(
         dropout=config.dropout,
         prefix=weights["prefix"],
         suffix=weights["suffix"],
+        fixed_slots=config.fixed_slots,
     )

@@ -14,8 +14,13 @@ from torch import Tensor
 
 from recommender.data.prepared import Prepared, Split
 from recommender.errors import InputError
-from recommender.ranking import micro_batches
+from recommender.ranking import CALL_COST, micro_batches
 from recommender.scoring import Int64
+
+ITEMS_PER_POSITION = 250
+"""Every backward pass writes the gradient of the whole item table: for so many items it takes as long as one
+more position does (bodies and vectors of width 64 on one core).
+"""
 
 
 class Batch(NamedTuple):
@@ -52,7 +57,7 @@ class TrainingSequences:
     ) -> None:
         """Raises InputError when no user has two training interactions."""
         self.max_length, self.positions = max_length, positions
-        self.items, self.times = prepared.items, prepared.times
+        self.items, self.times, self.n_items = prepared.items, prepared.times, prepared.n_items
         self.users: Int64 = np.flatnonzero(split.train_end >= 2)
         if not len(self.users):
             raise InputError(
@@ -72,12 +77,13 @@ class TrainingSequences:
         seed: int,
         batch_size: int,
         tokens: int,
+        call_cost: int = CALL_COST,
         start: int = 0,
         rank: int = 0,
         world: int = 1,
     ) -> Iterator[Step]:
         """The steps of an epoch from `start` on; a pure function of (seed, epoch), so a resumed run sees the
-        same.
+        same. `tokens` and `call_cost` are those of `micro_batches`.
         """
         order = np.random.default_rng([seed, epoch]).permutation(len(self.users))
         for index in range(start, self.steps_per_epoch(batch_size)):
@@ -86,11 +92,12 @@ class TrainingSequences:
             mine, weight = chosen[rank::world], 1.0
             if not len(mine):
                 mine, weight = chosen[:1], 0.0
-            yield Step(epoch, index, positions, list(self._micro_batches(mine, tokens)), weight)
+            yield Step(epoch, index, positions, list(self._micro_batches(mine, tokens, call_cost)), weight)
 
-    def _micro_batches(self, chosen: Int64, tokens: int) -> Iterator[Batch]:
+    def _micro_batches(self, chosen: Int64, tokens: int, call_cost: int) -> Iterator[Batch]:
         chosen = chosen[np.argsort(self.lengths[chosen], kind="stable")]
-        for users, width in micro_batches(self.lengths[chosen], tokens):
+        cost = call_cost + self.n_items // ITEMS_PER_POSITION
+        for users, width in micro_batches(self.lengths[chosen], tokens, cost):
             yield self.batch(chosen[users], width)
 
     def batch(self, chosen: Int64, width: int) -> Batch:

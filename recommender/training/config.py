@@ -13,7 +13,10 @@ class TrainSettings(Section):
     epochs: int = Field(20, ge=1, description="passes over the users")
     batch_size: int = Field(256, ge=1, description="users per optimizer step, over all processes")
     micro_batch_tokens: int = Field(
-        4096, ge=1, description="padded positions per forward pass; a step is cut into length-sorted pieces"
+        4096,
+        ge=1,
+        description="most padded positions per forward pass (memory); a step is cut into length-sorted "
+        "pieces, smaller ones where that saves more padding than another call costs",
     )
     positions: Literal["all", "last"] = Field(
         "all", description="train on every position of a history, or on its last one only (SLMRec)"

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from recommender.errors import StageError
 from recommender.models.interface import SequentialRecommender
+from recommender.ranking import call_cost
 from recommender.stage import Context
 from recommender.training.batches import Step, TrainingSequences
 from recommender.training.config import TrainSettings
@@ -43,19 +44,25 @@ class FitResult:
 
 
 def fit(
-    objective: nn.Module, model: SequentialRecommender, settings: TrainSettings, context: Context
+    objective: nn.Module,
+    model: SequentialRecommender,
+    settings: TrainSettings,
+    context: Context,
+    *,
+    keep_start: bool = False,
 ) -> FitResult:
     """Train the parameters of `objective` that require gradients; `model` ends with its best weights, in eval
     mode.
 
     `objective(batch)` returns sums over the batch's real positions; "loss" is minimised, after division by
     the real positions of the whole step, and every other term is logged. If it has `check_first(terms)`, that
-    is called with the per-position means of the very first step. Goes on from `context.scratch` where an
-    earlier run was stopped: the result is the same to the bit on the same machine. Raises StageError when the
-    loss is not finite.
+    is called with the per-position means of the very first step. With `keep_start` the weights are validated
+    before the first step (epoch 0 of the history) and stay unless an epoch is better. Goes on from
+    `context.scratch` where an earlier run was stopped: the result is the same to the bit on the same machine.
+    Raises StageError when the loss is not finite.
     """
     with torch.random.fork_rng():
-        return _Fit(objective, model, settings, context).run()
+        return _Fit(objective, model, settings, context).run(keep_start)
 
 
 class _Fit:
@@ -84,12 +91,16 @@ class _Fit:
         self.step_of, self.optimizer = self.accelerator.prepare(step_of, self.optimizer)
         self.saved_at = time.monotonic()
 
-    def run(self) -> FitResult:
+    def run(self, keep_start: bool) -> FitResult:
         """Epochs until the end, the patience, or max_steps."""
         counters, context = self.counters, self.context
         context.progress(
             "start", {"total": self.total, "epochs": self.settings.epochs, "done": counters.step}
         )
+        if keep_start and not counters.history and not counters.step:
+            start = {f"valid {name}": value for name, value in self._validate().items()}
+            counters.history.append({"epoch": 0, "step": 0, "seconds": 0.0, **start})
+            context.progress("epoch", counters.history[0])
         # a kill may have come between the last step and the validation that belongs to it
         while (counters.step < self.total or counters.step_in_epoch) and not counters.stopped:
             self._epoch()
@@ -124,6 +135,7 @@ class _Fit:
             seed=self.context.seed,
             batch_size=settings.batch_size,
             tokens=settings.micro_batch_tokens,
+            call_cost=call_cost(self.accelerator.device),
             start=counters.step_in_epoch,
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,

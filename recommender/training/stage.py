@@ -1,11 +1,12 @@
 """Stage `train`: a model from a config and a data set to a checkpoint."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from recommender.models.config import LlmConfig, ModelConfig, PopularityConfig
+from recommender.errors import InputError
+from recommender.models.config import BODILESS, ItemVectorsConfig, LlmConfig, ModelConfig, PopularityConfig
 from recommender.stage import Bound, Context, Outputs, Shape, StageConfig
 from recommender.training.config import TrainSettings
 
@@ -16,18 +17,34 @@ if TYPE_CHECKING:
 
 
 class TrainConfig(TrainSettings, StageConfig):
-    """Train a recommender from scratch, or a pre-trained body on a new catalogue."""
+    """Train a recommender from scratch, a pre-trained body on a new catalogue, or a checkpoint further."""
 
     distributed: ClassVar[bool] = True
 
     stage: Literal["train"]
     as_: str = Field(alias="as", description="name that later stages use")
-    model: ModelConfig = Field(description="what to train")
+    model: ModelConfig | None = Field(
+        None, description="what to train; left out with start_from, whose model goes on"
+    )
+    start_from: str | None = Field(
+        None,
+        description="name of a checkpoint whose weights are the start (the optimizer is fresh); one of an "
+        "older catalogue goes through the stage adapt first",
+    )
+
+    @model_validator(mode="after")
+    def _one_start(self) -> Self:
+        if (self.model is None) == (self.start_from is None):
+            raise ValueError(
+                "give either `model`, what to train, or `start_from`, a checkpoint to go on with"
+            )
+        return self
 
     @property
     def consumes(self) -> tuple[str, ...]:
-        """The checkpoint that item vectors are taken from, if any."""
-        source = self.model.items_from if isinstance(self.model, LlmConfig) else None
+        """The checkpoint that weights or item vectors are taken from, if any."""
+        items = self.model.items_from if isinstance(self.model, LlmConfig) else None
+        source = self.start_from or items
         return (source,) if source else ()
 
     @property
@@ -36,34 +53,76 @@ class TrainConfig(TrainSettings, StageConfig):
         return self.as_
 
     def problems(self, known: Mapping[str, Shape]) -> list[tuple[str, str]]:
-        """A prompt suffix that only the last position reads; item vectors from a model that has none."""
-        if not isinstance(self.model, LlmConfig):
-            return []
-        found = [("positions", SUFFIX)] if self.model.suffix and self.positions != "last" else []
-        source = known.get(self.model.items_from or "")
-        if source is not None and isinstance(source.model, PopularityConfig):
+        """A prompt suffix that only the last position reads; a source that has nothing to give."""
+        source = known[self.consumes[0]].model if self.consumes and self.consumes[0] in known else None
+        model = source if self.model is None else self.model
+        suffix = isinstance(model, LlmConfig) and model.suffix
+        found = [("positions", SUFFIX)] if suffix and self.positions != "last" else []
+        if isinstance(self.model, ItemVectorsConfig):
+            found.append(("model.kind", TABLE))
+        if self.start_from is not None and isinstance(source, BODILESS):
+            found.append(("start_from", f"{self.start_from!r} {NOTHING}"))
+        if self.start_from is None and isinstance(source, PopularityConfig):
             found.append(
-                ("model.items_from", f"{self.model.items_from!r} is popularity, which has no item vectors")
+                ("model.items_from", f"{self.consumes[0]!r} is popularity, which has no item vectors")
             )
         return found
 
     def shape(self, known: Mapping[str, Shape]) -> Shape:
         """What the model's config says; a backbone's own number of blocks is seen when it is loaded."""
-        layers = None if isinstance(self.model, PopularityConfig) else self.model.layers
+        if self.model is None:
+            return known.get(self.start_from or "", Shape("checkpoint"))
+        layers = None if isinstance(self.model, BODILESS) else self.model.layers
         return Shape("checkpoint", layers=layers, model=self.model)
 
 
 SUFFIX = "with a prompt suffix only the last position reads the whole prompt: set positions to last"
+TABLE = "a table of item vectors is not trained: bring it in with the stage import"
+NOTHING = "is popularity or an imported table: there are no weights to train further"
 
 
 def run(config: TrainConfig, inputs: Mapping[str, Bound], context: Context) -> Outputs:
-    """Build, train, and write `checkpoint/` with the best weights by validation NDCG@10."""
-    import torch
+    """Build or take over, train, and write `checkpoint/` with the best weights by validation NDCG@10.
 
+    Weights that were taken over are validated first, and kept unless an epoch is better. Raises InputError
+    for a checkpoint of another catalogue.
+    """
     from recommender.checkpoint import save_checkpoint
-    from recommender.models.build import build_model
     from recommender.training.validation import validation_quality
 
+    model, model_config, about = _start(config, inputs, context)
+    if isinstance(model_config, PopularityConfig):
+        metrics: dict[str, object] = {"best_ndcg": validation_quality(model, context)["ndcg@10"]}
+    else:
+        metrics = _fit(model, model_config, config, context)
+    about |= {"stage": "train", "name": config.as_, "best_ndcg": metrics["best_ndcg"]}
+    save_checkpoint(
+        model,
+        context.folder / "checkpoint",
+        prepared=context.prepared,
+        model_config=model_config,
+        about=about,
+    )
+    return Outputs(metrics)
+
+
+def _start(
+    config: TrainConfig, inputs: Mapping[str, Bound], context: Context
+) -> tuple["SequentialRecommender", ModelConfig, dict[str, Any]]:
+    """The model to train, its config, and what is known of where it comes from."""
+    import torch
+
+    from recommender.checkpoint import load_checkpoint, read_info
+    from recommender.models.build import build_model
+
+    if config.model is None:
+        assert config.start_from is not None  # the config has checked it
+        folder = inputs[config.start_from].path
+        info = read_info(folder)
+        if isinstance(info.model_config, BODILESS):
+            raise InputError(f"{config.start_from!r} {NOTHING}", where="train.start_from")
+        model = load_checkpoint(folder, prepared=context.prepared)
+        return model, info.model_config, {**info.about, "start_from": config.start_from}
     counts = None
     if isinstance(config.model, PopularityConfig):
         counts = torch.from_numpy(context.prepared.train_counts(context.split))
@@ -72,45 +131,43 @@ def run(config: TrainConfig, inputs: Mapping[str, Bound], context: Context) -> O
         n_items=context.prepared.n_items,
         max_length=context.data.max_length,
         seed=context.seed,
-        item_vectors=_item_vectors(config, inputs, context),
+        item_vectors=_item_vectors(config.model, inputs, context),
         counts=counts,
     )
-    if isinstance(config.model, PopularityConfig):
-        metrics: dict[str, object] = {"best_ndcg": validation_quality(model, context)["ndcg@10"]}
-    else:
-        metrics = _fit(model, config, context)
-    save_checkpoint(
-        model,
-        context.folder / "checkpoint",
-        prepared=context.prepared,
-        model_config=config.model,
-        about={"stage": "train", "name": config.as_, "seed": context.seed, "best_ndcg": metrics["best_ndcg"]},
-    )
-    return Outputs(metrics)
+    return model, config.model, {"seed": context.seed}
 
 
-def _fit(model: "SequentialRecommender", config: TrainConfig, context: Context) -> dict[str, object]:
+def _fit(
+    model: "SequentialRecommender", model_config: ModelConfig, config: TrainConfig, context: Context
+) -> dict[str, object]:
     from recommender.models.adapters import add_adapters, merge_adapters
     from recommender.models.hf_body import HuggingFaceBody
+    from recommender.models.quantized import is_quantized
     from recommender.training.loop import fit
     from recommender.training.objective import NextItem
+    from recommender.training.validation import validation_quality
 
-    lora = config.model.lora if isinstance(config.model, LlmConfig) else None
+    lora = model_config.lora if isinstance(model_config, LlmConfig) else None
     body = model.bodies().get("user")
     if lora is not None and isinstance(body, HuggingFaceBody):
         add_adapters(body, lora)
     objective = NextItem(model, loss=config.loss, negatives=config.negatives, gbce_t=config.gbce_t)
-    result = fit(objective, model, config, context)
+    result = fit(objective, model, config, context, keep_start=config.start_from is not None)
+    metrics = result.as_metrics()
     if isinstance(body, HuggingFaceBody):
+        quantized = is_quantized(body.backbone)
         merge_adapters(body)
-    return result.as_metrics()
+        if quantized:  # what is saved is not quite what was validated
+            saved = validation_quality(model.to(context.device), context, config.validation_users)
+            metrics |= {"quantized_ndcg": result.best_ndcg, "best_ndcg": saved["ndcg@10"]}
+    return metrics
 
 
-def _item_vectors(config: TrainConfig, inputs: Mapping[str, Bound], context: Context) -> "Tensor | None":
+def _item_vectors(model: ModelConfig, inputs: Mapping[str, Bound], context: Context) -> "Tensor | None":
     """The item table of the checkpoint that the model's item vectors come from."""
-    if not isinstance(config.model, LlmConfig) or config.model.items_from is None:
+    if not isinstance(model, LlmConfig) or model.items_from is None:
         return None
     from recommender.checkpoint import load_checkpoint
 
-    source = load_checkpoint(inputs[config.model.items_from].path, prepared=context.prepared)
+    source = load_checkpoint(inputs[model.items_from].path, prepared=context.prepared)
     return source.item_table().detach().clone()

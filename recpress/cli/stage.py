@@ -11,7 +11,12 @@ from recpress.stages import STAGES
 
 EXAMPLES = {
     "train": "recpress train --data synthetic --set 'model={kind: sasrec}' --set epochs=3 --out runs/sasrec",
+    "adapt": "recpress adapt runs/yesterday/stages/00-teacher/checkpoint --data synthetic --out runs/adapted",
+    "import": "recpress import --data my-log.csv --set format=sasrec --set path=SASRec.safetensors "
+    "--set items=item_map.csv",
     "prune-depth": "recpress prune-depth runs/a/stages/00-teacher/checkpoint --data synthetic --set keep=2",
+    "depth-profile": "recpress depth-profile runs/a/stages/00-teacher/checkpoint --data synthetic "
+    "--set 'keep=[1, 2, 4]'",
     "distill": "recpress distill runs/a/stages/01-pruned/checkpoint "
     "--teacher runs/a/stages/00-teacher/checkpoint --data synthetic",
     "export": "recpress export runs/a/stages/02-student/checkpoint --data synthetic --out runs/export",

@@ -1,6 +1,5 @@
-"""Scorers whose answers are known without a model, and a log small enough to count by hand."""
+"""Checkpoints and artifacts as far as the bench reads them, and a log small enough to count by hand."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,10 +8,10 @@ import polars as pl
 
 from recommender.data.prepared import Prepared
 from recommender.files import write_json
-from recommender.scoring import HistoryArrays, Int64, ScorerRef, TopK
+from recommender.scoring import ScorerRef
 from recommender.stage import Bound
 
-OPENER = "tests.bench.fakes:open_fixed"
+OPENER = "tests.bench.scorers:open_fixed"
 
 HISTORIES = [
     [1, 2, 3, 4],  # trained on 1 2; valid 3; test 4
@@ -26,42 +25,6 @@ HISTORIES = [
 
 HOSTILE = '<script>alert("1")</script> | **bold** [x](javascript:alert(1)) `code` \u202e'
 TITLES = ["Anchor", "Bell", HOSTILE, "Drum & Co", None, "Fiddle", "Gong", "Harp"]
-
-
-class TopOnly:
-    """Recommends rows in a fixed order, without what was seen."""
-
-    def __init__(self, order: Sequence[int]) -> None:
-        self.order = list(order)
-        self.calls: list[tuple[int, int]] = []
-
-    def top_k(self, history: HistoryArrays, k: int) -> TopK:
-        self.calls.append(history.items.shape)
-        seen = np.zeros((len(history.items), 1), dtype=np.int64) if history.seen is None else history.seen
-        items = np.zeros((len(history.items), k), dtype=np.int64)
-        scores = np.full((len(history.items), k), -np.inf, dtype=np.float32)
-        for user, known in enumerate(seen):
-            left = [row for row in self.order if row not in known][:k]
-            items[user, : len(left)] = left
-            scores[user, : len(left)] = np.arange(len(left), 0, -1)
-        return TopK(items, scores)
-
-
-class Fixed(TopOnly):
-    """The same with exact ranks."""
-
-    def ranks(
-        self, history: HistoryArrays, targets: Int64, *, ties: str = "pessimistic", among: Int64 | None = None
-    ) -> Int64:
-        best = self.top_k(history, len(self.order)).items
-        found: Int64 = (best == targets[:, None]).argmax(axis=1).astype(np.int64)
-        return found
-
-
-def open_fixed(path: Path, *, device: str, threads: int, variant: str | None = None) -> TopOnly:
-    """Open `order.json` of a folder: {order, exact}."""
-    said = json.loads((path / "order.json").read_text())
-    return Fixed(said["order"]) if said["exact"] else TopOnly(said["order"])
 
 
 def tiny_log(folder: Path, *, histories: Sequence[Sequence[int]] = HISTORIES, n_items: int = 8) -> Prepared:

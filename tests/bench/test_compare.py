@@ -3,7 +3,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.compare import MIN_ROUNDS, Resampled, median_interval, median_ratio, resample
+from bench.compare import (
+    MIN_ROUNDS,
+    Pooled,
+    Ratio,
+    Resampled,
+    median_interval,
+    median_ratio,
+    pooled_ratio,
+    resample,
+)
 
 values = st.lists(st.floats(0, 1, allow_subnormal=False), min_size=1, max_size=40)
 
@@ -129,3 +138,89 @@ def test_no_interval_of_a_median_from_too_few_samples(rounds: int, known: bool) 
     samples = np.arange(1.0, rounds + 1)
     assert (median_interval(samples, draws=100, seed=0) is not None) == known
     assert (median_ratio(samples, samples + 1, draws=100, seed=0).ci95 is not None) == known
+
+
+def dataset(users: int, share: float, kept: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(candidate, against): hits of users, of which the candidate keeps a share."""
+    rng = np.random.default_rng(seed)
+    old = (rng.random(users) < share).astype(float)
+    return old * (rng.random(users) < kept), old
+
+
+def test_pooling_weighs_data_sets_alike_or_by_users() -> None:
+    """Small: 8 of 10 hits kept (0.8). Large: 300 of 300 kept (1.0)."""
+    small = (np.array([1.0] * 8 + [0.0] * 2), np.ones(10))
+    large = (np.ones(300), np.ones(300))
+    found = pooled_ratio({"small": small, "large": large}, draws=300, seed=0)
+    assert found is not None
+    assert {name: ratio.ratio for name, ratio in found.each.items()} == {"small": 0.8, "large": 1.0}
+    assert found.mean.ratio == pytest.approx(0.9)
+    assert found.users.ratio == pytest.approx(308 / 310)
+    assert found.mean.ci95 is not None and found.users.ci95 is not None
+    assert found.mean.ci95[1] - found.mean.ci95[0] > found.users.ci95[1] - found.users.ci95[0]
+
+
+def test_pooling_one_data_set_changes_nothing() -> None:
+    new, old = dataset(400, 0.4, 0.9, 1)
+    alone = resample({"new": {"m": new}, "old": {"m": old}}, draws=500, seed=3).ratio("new", "old", "m")
+    found = pooled_ratio({"only": (new, old)}, draws=500, seed=3)
+    assert found is not None and alone is not None
+    assert found.each["only"] == alone == found.users
+    assert found.mean[:2] == alone[:2]
+
+
+def test_more_data_sets_make_the_mean_surer() -> None:
+    parts = {str(seed): dataset(500, 0.4, 0.9, seed) for seed in range(4)}
+    found = pooled_ratio(parts, draws=500, seed=0)
+    assert found is not None and found.mean.ci95 is not None
+    width = found.mean.ci95[1] - found.mean.ci95[0]
+    assert all(
+        ratio.ci95 is not None and width < 0.8 * (ratio.ci95[1] - ratio.ci95[0])
+        for ratio in found.each.values()
+    )
+    assert found.mean.p_value is not None and found.mean.p_value < 0.01
+
+
+def test_data_sets_are_drawn_independently() -> None:
+    """The same users under two names: were they drawn alike, the mean would be no surer than each."""
+    same = dataset(500, 0.4, 0.9, 7)
+    found = pooled_ratio({"a": same, "b": same}, draws=2000, seed=0)
+    assert found is not None and found.mean.ci95 is not None and found.each["a"].ci95 is not None
+    widths = [ci95[1] - ci95[0] for ci95 in (found.mean.ci95, found.each["a"].ci95)]
+    assert widths[0] / widths[1] == pytest.approx(2**-0.5, abs=0.08)
+
+
+def test_no_pooled_ratio_where_the_reference_never_hits_somewhere() -> None:
+    never = (np.ones(5), np.zeros(5))
+    assert pooled_ratio({"a": dataset(50, 0.5, 0.9, 0), "b": never}, draws=100, seed=0) is None
+    assert pooled_ratio({}, draws=100, seed=0) is None
+
+
+def test_no_pooled_interval_where_a_data_set_has_none() -> None:
+    """Of two users one hits: a quarter of the draws has no ratio."""
+    few = (np.array([1.0, 1.0]), np.array([1.0, 0.0]))
+    found = pooled_ratio({"few": few, "many": dataset(500, 0.5, 1.0, 0)}, draws=400, seed=0)
+    assert found is not None
+    assert found.each["few"].ci95 is None and found.mean.ci95 is None and found.mean.p_value is None
+    assert found.users.ci95 is not None and not found.non_inferior()
+
+
+def pooled(mean: float | None, *each: float | None) -> Pooled:
+    """Ratios with these lower bounds."""
+    ratios = [Ratio(1.0, None if low is None else (low, 1.1), None) for low in (mean, *each)]
+    return Pooled({str(i): ratio for i, ratio in enumerate(ratios[1:])}, ratios[0], ratios[0])
+
+
+@pytest.mark.parametrize(
+    ("bounds", "holds"),
+    [
+        ((0.98, 0.96, 0.99), True),
+        ((0.97, 0.96, 0.99), False),  # above, not at
+        ((0.98, 0.95, 0.99), False),
+        ((0.96, 0.99, 0.99), False),
+        ((None, 0.99, 0.99), False),
+        ((0.99, None, 0.99), False),
+    ],
+)
+def test_non_inferior_means_every_lower_bound_holds(bounds: tuple[float | None, ...], holds: bool) -> None:
+    assert pooled(*bounds).non_inferior() is holds

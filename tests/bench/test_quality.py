@@ -9,7 +9,8 @@ from recommender.data.config import EvaluationConfig
 from recommender.data.prepared import Prepared
 from recommender.errors import StageError
 from recommender.scoring import Scorer
-from tests.bench.fakes import HISTORIES, Fixed, TopOnly, tiny_log
+from tests.bench.fakes import HISTORIES, tiny_log
+from tests.bench.scorers import Fixed, TopOnly
 
 UP, DOWN = list(range(1, 9)), list(range(8, 0, -1))
 RANKS_UP, RANKS_DOWN = [0, 0, 1, 2, 0, 1], [4, 4, 3, 2, 2, 1]

@@ -44,7 +44,9 @@ def test_comparisons_are_against_the_first_name_unless_told_otherwise(report: Re
     student, same, _ = report.comparisons
     assert (student.size_ratio, student.parameter_ratio) == (0.25, 0.25)
     assert student.quality["hr@1"].ratio == 0.0
-    assert same.quality["ndcg@5"].model_dump() == {"ratio": 1.0, "ci95": (1.0, 1.0), "p_value": 1.0}
+    assert same.quality["ndcg@5"].model_dump() == {
+        "ratio": 1.0, "ci95": (1.0, 1.0), "p_value": 1.0, "aa_half_width": 0.0,
+    }  # fmt: skip
     assert "mrr" not in same.quality and same.parameter_ratio is None
     assert [(each.load, each.batch) for each in student.speedup] == [
         ("full", 1), ("full", 4), ("real", 1), ("real", 4),
@@ -64,7 +66,7 @@ def test_what_was_not_measured_is_absent_in_the_file(bench_folder: Path) -> None
     text = (bench_folder / "run" / "report.json").read_text()
     assert "null" not in text and "NaN" not in text
     teacher, *_, onnx = json.loads(text)["candidates"]
-    assert not {"of", "variant", "peak_memory_bytes"} & set(teacher)
+    assert not {"of", "variant", "energy", "failed"} & set(teacher)
     assert not {"parameters", "train"} & set(onnx)
     assert not any({"p95_ms", "p99_ms"} & set(each) for each in teacher["latency"])  # 8 rounds
 
@@ -93,15 +95,41 @@ def test_the_plot_has_a_point_with_intervals_for_each_candidate(report: Report) 
         assert all(p.users_per_second_ci95 is not None for p in pareto.points)
 
 
-def test_the_report_says_what_ran_and_that_timings_are_of_one_process(report: Report) -> None:
+def test_the_report_says_what_ran_and_how_it_was_timed(report: Report) -> None:
     assert (report.recipe, report.variant, report.command) == (
         "tiny-recipe",
         "plain",
         "recpress run tiny-recipe",
     )
     assert (report.dataset.users, report.dataset.items, report.dataset.interactions) == (6, 8, 28)
-    assert any("one process" in note for note in report.sections.notes or [])
+    notes = report.sections.notes or []
+    assert any("in one process of its own" in note for note in notes)
+    assert any("pinned to the same cores" in note or "pins no process" in note for note in notes)
+    assert any(note.startswith("A/A: teacher in one process against itself") for note in notes)
+    assert any(note.startswith("Opening took teacher ") for note in notes)
     assert {each.threads for each in report.candidates} == {1}
+
+
+def test_every_speedup_stands_beside_the_floor_of_its_own_load_and_batch(report: Report) -> None:
+    for comparison in report.comparisons:
+        for each in comparison.speedup:
+            assert each.aa_floor is not None and each.aa_ci95 is not None
+    floors = [[each.aa_floor for each in comparison.speedup] for comparison in report.comparisons]
+    assert floors[0] == floors[1] == floors[2], "the reference's, whatever is compared with it"
+
+
+def test_peak_memory_is_that_of_each_candidates_own_process(report: Report) -> None:
+    for each in report.candidates:
+        assert each.peak_memory_bytes is not None and 1 << 20 < each.peak_memory_bytes < 1 << 30
+
+
+def test_the_evidence_beside_the_ratios_is_there(report: Report, bench_folder: Path) -> None:
+    assert report.sections.rank_changes is not None
+    assert [each.candidate for each in report.sections.rank_changes] == [
+        each.candidate for each in report.comparisons
+    ]
+    assert report.sections.findings
+    assert (bench_folder / "run" / "ranks.parquet").is_file()
 
 
 def test_other_metrics_go_to_stage_json(tmp_path: Path) -> None:
@@ -172,3 +200,29 @@ def test_inputs_are_enough_where_no_seeds_are_given(tmp_path: Path) -> None:
     object.__setattr__(context, "by_seed", {})
     run(quick(compare=["teacher"]), bounds, context)
     assert json.loads((context.folder / "report.json").read_text())["seeds"] == [5]
+
+
+def test_depth_profiles_that_are_named_stand_in_the_report(tmp_path: Path) -> None:
+    from bench.report.files import read
+
+    profile = {
+        "of": "teacher", "blocks": 1, "users": 3, "seed": 5, "block_influence": [0.5], "cuts": [],
+        "greedy": [], "validation_loss": 1.0, "depths": [],
+    }  # fmt: skip
+    folder = tmp_path / "profile"
+    folder.mkdir()
+    (folder / "profile.json").write_text(json.dumps(profile))
+    found = three_candidates(tmp_path)
+    found["depths"] = Bound("depths", "profile", folder, folder)
+    context = bench_context(tmp_path, {5: found})
+    config = quick(compare=["teacher"], profiles=["depths"], loads=["real"], aa=False)
+    assert config.consumes == ("teacher", "depths")
+    run(config, found, context)
+    shown = read(context.folder).sections.depth_profile
+    assert shown is not None and shown[0].block_influence == [0.5]
+
+
+def test_the_report_says_where_the_candidates_come_from(report: Report) -> None:
+    origin = report.sections.provenance
+    assert origin is not None and origin.data_digest == "d"
+    assert {"teacher (seed 1)", "student (seed 2)"} <= set(origin.digests)

@@ -14,6 +14,7 @@ from compress.depth import (
     Streams,
     angular_distances,
     block_influence,
+    every_cut,
     greedy_removals,
     keep_around_cut,
     keep_first,
@@ -104,6 +105,45 @@ def test_longer_cuts_obey_the_triangle_inequality_after_averaging() -> None:
     streams = random_streams(6)
     one, two, three = (angular_distances([streams], cut) for cut in (1, 2, 3))
     assert all(three[at] <= two[at] + one[at + 2] + 1e-6 for at in range(4))
+
+
+@pytest.mark.parametrize("layers", [1, 2, 7])
+def test_one_pass_gives_what_a_pass_per_length_gives(layers: int) -> None:
+    streams = random_streams(layers)
+    halves = [
+        Streams([state[part] for state in streams.states], streams.real[part])
+        for part in (slice(0, 2), slice(2, 6))
+    ]
+    found = every_cut(halves)
+    assert sum(map(len, found.values())) == layers * (layers + 1) // 2 - 1
+    assert list(found) == list(range(1, layers))
+    for cut, distances in found.items():
+        assert distances == pytest.approx(angular_distances([streams], cut), abs=1e-7)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000))
+def test_no_cut_turns_the_stream_more_than_its_parts_together(seed: int) -> None:
+    found = every_cut([random_streams(6, seed=seed)])
+    for whole in range(2, 6):
+        for at, distance in enumerate(found[whole]):
+            assert 0 <= distance <= 1
+            for first in range(1, whole):
+                assert distance <= found[first][at] + found[whole - first][at + first] + 1e-6
+
+
+def test_angle_of_one_block_is_the_arc_cosine_of_its_influence_at_one_position() -> None:
+    streams = random_streams(4, users=1, length=1)
+    influence, angle = block_influence([streams]), every_cut([streams])[1]
+    assert angle == pytest.approx([math.acos(1 - each) / math.pi for each in influence], abs=1e-5)
+
+
+def test_angles_worked_out_by_hand() -> None:
+    """A quarter turn, an eighth back, a half turn: in half turns 0.5, 0.25 and 1."""
+    east, north, slope = [2.0, 0.0], [0.0, 3.0], [1.0, 1.0]
+    states = [torch.tensor([[row]]) for row in (east, north, slope, [-5.0, -5.0])]
+    found = every_cut([Streams(states, torch.ones(1, 1, dtype=torch.bool))])
+    assert found == {1: pytest.approx([0.5, 0.25, 1.0]), 2: pytest.approx([0.25, 0.75])}
 
 
 def test_angular_distance_reads_only_the_last_real_position() -> None:

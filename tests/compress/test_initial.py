@@ -186,6 +186,19 @@ def test_fresh_does_not_take_pretrained_weights(
     assert torch.equal(fresh.item_table(), load_checkpoint(sasrec.path).item_table())
 
 
+@pytest.mark.parametrize("init", ["base", "fresh"])
+def test_a_body_that_was_held_in_four_bits_starts_again_in_full(
+    init: str, prepared: Prepared, pretrained: Path, tmp_path: Path, make_context: MakeContext
+) -> None:
+    pytest.importorskip("bitsandbytes", reason="needs recpress[quantize]")
+    model = LLM | {"backbone": str(pretrained), "layers": 3, "lora": {"r": 2}, "load_in": "nf4"}
+    source, _ = train_tiny(tmp_path / "source", prepared, model, epochs=1)
+    pruned = model_of(prune(source, make_context, init, init=init))
+    block = AutoModel.from_pretrained(pretrained).layers[0]
+    assert same(pruned.body.blocks[0], block) == (init == "base")
+    assert not same(model_of(source).body.blocks[0], block)  # NF4 has rounded it
+
+
 def test_adapters_are_merged_before_pruning(adapted: Bound, make_context: MakeContext) -> None:
     pruned = prune(adapted, make_context, "pruned", keep=(0, 2))
     assert not any("lora" in name for name in load_checkpoint(pruned.path).state_dict())

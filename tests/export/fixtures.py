@@ -13,7 +13,14 @@ from export.artifact import Origin, write_artifact
 from recommender.data.prepared import Prepared
 from recommender.files import sha256_file
 from recommender.models.build import build_model
-from recommender.models.config import FAMILIES, LlmConfig, ModelConfig, PopularityConfig, SasrecConfig
+from recommender.models.config import (
+    FAMILIES,
+    ItemVectorsConfig,
+    LlmConfig,
+    ModelConfig,
+    PopularityConfig,
+    SasrecConfig,
+)
 from recommender.models.interface import SequentialRecommender
 
 N_ITEMS, MAX_LENGTH, TOP_K = 40, 12, 15
@@ -21,12 +28,25 @@ N_ITEMS, MAX_LENGTH, TOP_K = 40, 12, 15
 MODELS: dict[str, ModelConfig] = {
     family: LlmConfig(family=family, layers=2, hidden=16, heads=2, item_dim=8)  # type: ignore[arg-type]
     for family in FAMILIES
-} | {"sasrec": SasrecConfig(hidden=16, layers=2), "popularity": PopularityConfig()}
+} | {
+    "sasrec": SasrecConfig(hidden=16, layers=2),
+    "sasrec-query": SasrecConfig(hidden=16, layers=2, norm="query", padding="zeroed"),
+    "sasrec-pre": SasrecConfig(hidden=16, layers=2, norm="pre", padding="attended"),
+    "sasrec-post": SasrecConfig(hidden=16, layers=2, norm="post", padding="attended"),
+    "fixed-slots": LlmConfig(family="llama", layers=2, hidden=16, heads=2, item_dim=8, fixed_slots=True),
+    "item-vectors": ItemVectorsConfig(),
+    "popularity": PopularityConfig(),
+}
 
 
 def tiny_model(name: str, *, n_items: int = N_ITEMS, max_length: int = MAX_LENGTH) -> SequentialRecommender:
     counts = torch.arange(n_items + 1).flip(0) // 3  # ties of three rows each
-    return build_model(MODELS[name], n_items=n_items, max_length=max_length, seed=3, counts=counts).eval()
+    vectors = None
+    if isinstance(MODELS[name], ItemVectorsConfig):
+        vectors = torch.randn(n_items + 1, 8, generator=torch.Generator().manual_seed(3))
+        vectors[0] = 0
+    sizes = {"n_items": n_items, "max_length": max_length}
+    return build_model(MODELS[name], **sizes, seed=3, counts=counts, item_vectors=vectors).eval()
 
 
 def make_artifact(model: SequentialRecommender, folder: Path, prepared: Prepared, **values: Any) -> Path:

@@ -1,5 +1,6 @@
 """Full ranking against brute force; ties never in our favour."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,14 @@ from recommender.evaluate import histories, quality, rank_users, ranks_in_lists
 from recommender.metrics import mean_metrics, per_user
 from recommender.models.build import build_model
 from recommender.models.config import PopularityConfig, SasrecConfig
-from recommender.ranking import TorchScorer, micro_batches, rank_of, top_rows
+from recommender.ranking import (
+    CALL_COST,
+    TorchScorer,
+    call_cost,
+    micro_batches,
+    rank_of,
+    top_rows,
+)
 from recommender.scoring import HistoryArrays, TopK
 from tests.recommender.fixtures import cyclic_histories, prepared_from
 
@@ -156,12 +164,44 @@ def test_sampled_negatives_are_unseen_and_need_exact_ranks(tmp_path: Path) -> No
         rank_users(ListsOnly(), prepared, split, "test", evaluation, max_length=6)
 
 
-@given(st.lists(st.integers(0, 50), max_size=40), st.integers(1, 200))
-def test_micro_batches_cover_everything_within_budget(lengths: list[int], tokens: int) -> None:
+@given(st.lists(st.integers(0, 50), max_size=40), st.integers(1, 200), st.integers(0, 300))
+def test_micro_batches_cover_everything_within_budget(lengths: list[int], tokens: int, cost: int) -> None:
     ordered = np.sort(np.array(lengths, dtype=np.int64))
     covered = 0
-    for part, width in micro_batches(ordered, tokens):
-        assert part.start == covered and width >= max(ordered[part].max(), 1)
+    for part, width in micro_batches(ordered, tokens, cost):
+        assert part.start == covered and width == max(ordered[part].max(), 1)
         assert part.stop - part.start == 1 or width * (part.stop - part.start) <= tokens
         covered = part.stop
     assert covered == len(ordered)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=9), st.integers(0, 20))
+def test_micro_batches_are_the_cheapest_cut(lengths: list[int], cost: int) -> None:
+    ordered = np.sort(np.array(lengths, dtype=np.int64))
+
+    def price(parts: list[tuple[int, int]]) -> int:
+        return sum(cost + int(ordered[stop - 1]) * (stop - start) for start, stop in parts)
+
+    cuts = (
+        [0, *(i for i in range(1, len(ordered)) if chosen >> (i - 1) & 1), len(ordered)]
+        for chosen in range(2 ** (len(ordered) - 1))
+    )
+    cheapest = min(price(list(pairwise(cut))) for cut in cuts)
+    found = [(part.start, part.stop) for part, _ in micro_batches(ordered, 10**6, cost)]
+    assert price(found) == cheapest
+
+
+def test_costly_calls_are_few_and_free_ones_leave_no_padding() -> None:
+    ordered = np.array([1, 1, 2, 5, 5, 9])
+    assert [width for _, width in micro_batches(ordered, 100, 0)] == [1, 2, 5, 9]
+    assert [width for _, width in micro_batches(ordered, 100, 10**6)] == [9]
+    assert [part for part, _ in micro_batches(ordered, 27, 10**6)] == [slice(0, 3), slice(3, 6)]
+
+
+def test_calls_are_few_where_their_cost_was_not_measured() -> None:
+    ordered = np.sort(np.random.default_rng(0).integers(1, 50, 400))
+    cpu, gpu = (list(micro_batches(ordered, 2048, call_cost(torch.device(d)))) for d in ("cpu", "cuda"))
+    fewest = int(np.ceil(ordered.sum() / 2048))
+    assert call_cost(torch.device("cpu")) == CALL_COST
+    assert fewest <= len(gpu) <= fewest + 2 < len(cpu)

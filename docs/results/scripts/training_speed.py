@@ -28,6 +28,7 @@ from recommender.data.prepared import Prepared
 from recommender.models.build import build_model
 from recommender.models.config import LlmConfig, ModelConfig, SasrecConfig
 from recommender.models.interface import History
+from recommender.ranking import CALL_COST
 from recommender.training.batches import Batch, TrainingSequences
 from recommender.training.config import TrainSettings
 from recommender.training.objective import NextItem
@@ -87,14 +88,15 @@ def measure(
     naive = Padded(objective)
     optimizer = make_optimizer(objective, TrainSettings())
 
-    def cut(index: int, tokens: int) -> list[Batch]:
-        return next(sequences.epoch(index, seed=0, batch_size=BATCH, tokens=tokens)).batches
+    def cut(index: int, tokens: int, call_cost: int = CALL_COST) -> list[Batch]:
+        steps = sequences.epoch(index, seed=0, batch_size=BATCH, tokens=tokens, call_cost=call_cost)
+        return next(steps).batches
 
     def ours(index: int) -> float:
         return timed(objective, cut(index, TrainSettings().micro_batch_tokens), optimizer)
 
     def padded(index: int) -> float:
-        return timed(naive, [pad(batch, LENGTH) for batch in cut(index, 10**9)], optimizer)
+        return timed(naive, [pad(batch, LENGTH) for batch in cut(index, 10**9, 10**9)], optimizer)
 
     ours(0), padded(0)
     times: dict[str, list[float]] = {"ours": [], "padded": []}

@@ -5,8 +5,11 @@ from pathlib import Path
 import pytest
 
 from bench.report import read, rebuild
+from bench.report.files import write
 from recommender.errors import InputError
 from recommender.files import write_json
+from tests.bench.report.full import full_report
+from tests.bench.report.variations import bare_report
 
 
 @pytest.fixture
@@ -61,3 +64,28 @@ def test_a_run_without_a_report_and_a_missing_folder_are_told_apart(tmp_path: Pa
         rebuild(tmp_path)
     with pytest.raises(InputError, match="no such run folder"):
         rebuild(tmp_path / "missing")
+
+
+def test_a_full_report_is_written_read_and_made_again(tmp_path: Path) -> None:
+    write(full_report(), tmp_path)
+    assert read(tmp_path) == full_report()
+    before = (tmp_path / "report.html").read_text()
+    (tmp_path / "report.html").unlink()
+    rebuild(tmp_path)
+    assert (tmp_path / "report.html").read_text() == before
+
+
+def test_a_report_from_before_there_were_optional_parts_is_made_again(tmp_path: Path) -> None:
+    """Keys that earlier writers of version 1 did not know are missing in the file, not empty."""
+    document = bare_report().as_json()
+    assert document["sections"] == {} and "failed" not in document["candidates"][0]
+    for each in document["comparisons"]:
+        for ratio in each["quality"].values():
+            del ratio["aa_half_width"]
+        for speed in each["speedup"]:
+            del speed["aa_floor"]
+    write_json(tmp_path / "report.json", document)
+    rebuild(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "A/A" not in page and "Findings" not in page and "Ranking quality" in page
+    assert "Ranking quality" in (tmp_path / "report.md").read_text()

@@ -1,25 +1,11 @@
-import math
-from itertools import pairwise
+from itertools import combinations
 from xml.etree import ElementTree
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.report.plot import (
-    BOTTOM,
-    HEIGHT,
-    LEFT,
-    RIGHT,
-    TOP,
-    WIDTH,
-    Point,
-    front,
-    linear_axis,
-    log_axis,
-    scatter,
-    short,
-)
+from bench.report.plot import BOTTOM, HEIGHT, LEFT, LINE, RIGHT, TOP, Point, front, scatter
+from bench.report.svg import WIDTH, width_of
 
 
 def point(label: str, x: float, y: float) -> Point:
@@ -28,6 +14,10 @@ def point(label: str, x: float, y: float) -> Point:
 
 def drawn(points: list[Point]) -> ElementTree.Element:
     return ElementTree.fromstring(scatter(points, x_label="x", y_label="y", title="t"))
+
+
+def names(root: ElementTree.Element) -> list[ElementTree.Element]:
+    return [text for text in root.iter("text") if "name" in text.attrib["class"]]
 
 
 numbers = st.floats(1e-3, 1e7, allow_nan=False)
@@ -50,15 +40,26 @@ def test_faster_is_further_right_and_better_is_higher() -> None:
     assert float(slow.attrib["cy"]) > float(fast.attrib["cy"])
 
 
+def test_both_error_bars_are_drawn_where_both_intervals_are_known() -> None:
+    both, none = drawn([point("a", 10, 0.02), Point("b", 50, 0.03, None, None, "circle")]).findall("g")
+    (bar,) = [path.attrib["d"] for path in both.iter("path") if path.attrib["class"] == "bar"]
+    assert "V" in bar and "H" in bar
+    assert not [path for path in none.iter("path") if path.attrib.get("class") == "bar"]
+
+
 def test_names_are_escaped() -> None:
     root = drawn([point("<b>&", 1, 0.1), Point("b", 2, 0.1, None, None, "diamond")])
-    assert [text.text for text in root.iter("text") if "name" in text.attrib["class"]] == ["<b>&", "b"]
+    assert sorted(str(text.text) for text in names(root)) == ["<b>&", "b"]
 
 
 def test_equal_points_have_names_that_do_not_cover_one_another() -> None:
     root = drawn([point(f"candidate-{i}", 100, 0.05) for i in range(6)])
-    lines = sorted(float(t.attrib["y"]) for t in root.iter("text") if "name" in t.attrib["class"])
-    assert all(after - before >= 13.9 for before, after in pairwise(lines))
+    places = []
+    for name in names(root):
+        half = width_of(str(name.text)) / 2
+        places.append((float(name.attrib["x"]), float(name.attrib["y"]), half))
+    for (x, y, half), (other_x, other_y, other_half) in combinations(places, 2):
+        assert abs(y - other_y) >= LINE - 0.11 or abs(x - other_x) >= half + other_half
 
 
 def test_the_front_holds_what_nothing_beats_in_both() -> None:
@@ -67,23 +68,8 @@ def test_the_front_holds_what_nothing_beats_in_both() -> None:
     assert [each.label for each in front([a, point("same", 1, 0.9)])] == ["a", "same"]
 
 
-@given(st.lists(numbers, min_size=1, max_size=5))
-def test_log_ticks_hold_all_values_between_them(values: list[float]) -> None:
-    axis = log_axis(values)
-    assert all(LEFT - 1e-6 <= axis.place(value) <= WIDTH - RIGHT + 1e-6 for value in values)
-    assert len(axis.ticks) >= 1
-
-
-@given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=5))
-def test_linear_ticks_are_few_and_even(values: list[float]) -> None:
-    axis = linear_axis(values)
-    assert 2 <= len(axis.ticks) <= 8
-    steps = [after - before for before, after in pairwise(axis.ticks)]
-    assert all(math.isclose(step, steps[0], rel_tol=1e-6) for step in steps)
-
-
-@pytest.mark.parametrize(
-    ("value", "said"), [(0.05, "0.05"), (20, "20"), (5000, "5k"), (2e6, "2M"), (0.30000000000000004, "0.3")]
-)
-def test_ticks_read_well(value: float, said: str) -> None:
-    assert short(value) == said
+def test_marks_off_the_front_are_hollow_and_the_front_is_said() -> None:
+    root = drawn([point("a", 1, 0.9), point("b", 5, 0.5), point("c", 2, 0.4)])
+    assert ["hollow" in mark.attrib["class"] for mark in root.findall("g")] == [False, False, True]
+    assert "Nothing beats in both: a, b." in str(root.findtext("desc"))
+    assert [path for path in root.iter("path") if path.attrib.get("class") == "front"]

@@ -23,8 +23,17 @@ def test_stats_of_a_log_that_one_can_count_by_hand(prepared_from: Callable[..., 
     assert numbers["interactions_of_item"] == {"min": 1, "median": 1.0, "max": 3}
     assert numbers["top_1_percent"] == pytest.approx(3 / 5)
     assert numbers["tie_share"] == pytest.approx(1 / 3)  # one tie among three neighbours
+    assert numbers["last_tie_share"] == 0.0
     assert numbers["repeat_share"] == pytest.approx(1 / 5)
     assert numbers["titled_share"] == 0.0
+
+
+def test_last_ties_are_users_whose_held_out_item_is_a_matter_of_file_order(
+    prepared_from: Callable[..., Prepared],
+) -> None:
+    lines = ("1,a,1", "1,b,7", "1,c,7", "2,a,3", "2,b,3", "2,c,4", "3,a,1", "4,b,2", "4,c,2")
+    assert stats(prepared_from("user_id,item_id,timestamp", *lines))["last_tie_share"] == 2 / 4
+    assert "last_tie_share" not in stats(prepared_from("user_id,item_id,position", *lines))
 
 
 def test_gini_is_zero_for_equals_and_nearly_one_for_a_monopoly() -> None:

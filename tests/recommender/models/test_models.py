@@ -30,7 +30,13 @@ N_ITEMS = 30
 CONFIGS: dict[str, ModelConfig] = {
     family: LlmConfig(family=family, layers=3, hidden=16, heads=2, item_dim=8)  # type: ignore[arg-type]
     for family in FAMILIES
-} | {"sasrec": SasrecConfig(hidden=16, heads=2, layers=3), "popularity": PopularityConfig()}
+} | {
+    "sasrec": SasrecConfig(hidden=16, heads=2, layers=3),
+    "sasrec-query": SasrecConfig(hidden=16, heads=2, layers=3, norm="query", padding="zeroed"),
+    "sasrec-attended": SasrecConfig(hidden=16, heads=2, layers=3, norm="pre", padding="attended"),
+    "fixed-slots": LlmConfig(family="gpt2", layers=3, hidden=16, heads=2, item_dim=8, fixed_slots=True),
+    "popularity": PopularityConfig(),
+}
 DEEP = [name for name in CONFIGS if name != "popularity"]
 
 

@@ -1,0 +1,391 @@
+"""The stage depth-profile: right measures, honest quality, nothing lost in a kill, clear refusals."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from compress import depth_measures
+from compress.depth_pages import ENOUGH, plan_text, profile_text, spans, suggestion
+from compress.depth_profile import DepthProfileConfig, doubling, run
+from compress.prune_depth import PruneDepthConfig
+from compress.prune_depth import run as prune
+from recommender.checkpoint import load_checkpoint, read_info, save_checkpoint
+from recommender.data.prepared import Prepared
+from recommender.errors import InputError
+from recommender.files import read_json
+from recommender.models.config import LlmConfig, LoraSettings, PopularityConfig
+from recommender.profile import Depth, DepthProfile
+from recommender.stage import Bound, Context, Shape
+from recommender.training.validation import validation_quality
+
+from .conftest import MakeContext, bound, train_tiny, write_log
+from .grown import saved_as, with_identities
+
+TRAINING = {"epochs": 2, "batch_size": 32, "learning_rate": 5e-3, "warmup_steps": 5, "patience": None}
+
+
+def config_for(**values: Any) -> DepthProfileConfig:
+    entries = {"stage": "depth-profile", "of": "source", "as": "profile"} | TRAINING
+    return DepthProfileConfig.model_validate(entries | values)
+
+
+def profile_of(source: Bound, context: Context, **values: Any) -> DepthProfile:
+    run(config_for(**values), {"source": source}, context)
+    return DepthProfile.model_validate(read_json(context.folder / "profile" / "profile.json"))
+
+
+def depths_by(profile: DepthProfile, order: str) -> dict[int, Depth]:
+    return {each.blocks: each for each in profile.depths if each.order == order and not each.retrained}
+
+
+def own_quality(checkpoint: Bound, context: Context) -> Mapping[str, float]:
+    return validation_quality(load_checkpoint(checkpoint.path), context)
+
+
+@pytest.fixture(scope="module")
+def profile(teacher: Bound, prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> DepthProfile:
+    from .conftest import context_in
+
+    return profile_of(teacher, context_in(tmp_path_factory.mktemp("profile"), prepared), keep=[1, 3])
+
+
+def test_every_block_every_cut_and_every_removal_is_there(profile: DepthProfile) -> None:
+    assert (profile.blocks, profile.users, profile.validation_users) == (4, 150, 150)
+    assert len(profile.block_influence) == 4 and all(0 <= each <= 2 for each in profile.block_influence)
+    assert [(cut.length, cut.first) for cut in profile.cuts] == [
+        (1, 0), (1, 1), (1, 2), (1, 3), (2, 0), (2, 1), (2, 2), (3, 0), (3, 1),
+    ]  # fmt: skip
+    assert len({step.block for step in profile.greedy}) == 3
+    for order, depths in {"first": [1, 2, 3, 4], "greedy": [1, 3, 4], "block-influence": [1, 3, 4]}.items():
+        assert list(depths_by(profile, order)) == depths
+    assert {tuple(each.quality) for each in profile.depths} == {("hr@10", "ndcg@10", "mrr")}
+
+
+def test_quality_of_all_blocks_is_that_of_the_model(
+    profile: DepthProfile, teacher: Bound, make_context: MakeContext
+) -> None:
+    whole = own_quality(teacher, make_context("own"))
+    assert whole["ndcg@10"] > 0.3
+    for order in depth_measures.ORDERS:
+        assert depths_by(profile, order)[4].quality == pytest.approx(whole)
+    assert depths_by(profile, "first")[1].quality["ndcg@10"] < whole["ndcg@10"]
+
+
+@pytest.mark.parametrize("order", depth_measures.ORDERS)
+@pytest.mark.parametrize("source", ["teacher", "sasrec"])
+def test_a_depth_is_the_checkpoint_that_prune_depth_makes(
+    source: str, order: str, request: pytest.FixtureRequest, make_context: MakeContext
+) -> None:
+    trained: Bound = request.getfixturevalue(source)
+    found = depths_by(profile_of(trained, make_context("profile"), keep=[2]), order)[2]
+    context = make_context("pruned")
+    config = PruneDepthConfig.model_validate({"of": "source", "as": "p", "keep": 2, "importance": order})
+    metrics = prune(config, {"source": trained}, context).metrics
+    assert found.kept == metrics["kept"]
+    assert found.body_parameters == metrics["body_parameters_after"]
+    assert found.quality == pytest.approx(own_quality(bound("p", context.folder), context))
+
+
+@pytest.mark.parametrize("source", ["teacher", "sasrec"])
+def test_identity_blocks_come_first_and_go_for_nothing(
+    source: str, request: pytest.FixtureRequest, prepared: Prepared, make_context: MakeContext
+) -> None:
+    trained: Bound = request.getfixturevalue(source)
+    grown = saved_as("grown-profile", with_identities(trained, (1, 3)), trained, prepared)
+    layers = read_info(grown.path).blocks["user"]
+    found = profile_of(grown, make_context("grown"), keep=[layers - 2])
+    ranked = sorted(range(layers), key=lambda block: found.block_influence[block])
+    assert set(ranked[:2]) == {1, 3}
+    assert [found.block_influence[block] for block in ranked[:2]] == pytest.approx([0, 0], abs=1e-6)
+    assert [step.block for step in found.greedy[:2]] == [3, 1]
+    assert found.greedy[1].validation_loss == pytest.approx(found.validation_loss, abs=1e-5)
+    single = {cut.first: cut.distance for cut in found.cuts if cut.length == 1}
+    assert [single[1], single[3]] == pytest.approx([0, 0], abs=1e-6)
+    for order in ("greedy", "block-influence"):
+        cut, whole = (depths_by(found, order)[blocks] for blocks in (layers - 2, layers))
+        assert 1 not in cut.kept and 3 not in cut.kept
+        assert cut.quality == pytest.approx(whole.quality)
+
+
+def test_the_test_part_is_not_looked_at(
+    profile: DepthProfile, teacher: Bound, prepared: Prepared, tmp_path: Path, make_context: MakeContext
+) -> None:
+    write_log(tmp_path / "other")
+    items = np.load(tmp_path / "other" / "items.npy")
+    ends = np.asarray(prepared.offsets)[1:] - 1
+    items[ends] = items[ends] % 40 + 1
+    np.save(tmp_path / "other" / "items.npy", items)
+    other = Prepared(tmp_path / "other")
+    assert not np.array_equal(other.items, prepared.items)
+    assert profile_of(teacher, make_context("other", prepared=other), keep=[1, 3]) == profile
+
+
+def test_a_body_of_one_block_has_nothing_to_remove(
+    tmp_path: Path, prepared: Prepared, make_context: MakeContext
+) -> None:
+    model = {"kind": "sasrec", "layers": 1, "hidden": 16, "dropout": 0.0}
+    single, _ = train_tiny(tmp_path / "single", prepared, model, epochs=1)
+    found = profile_of(single, make_context("one"))
+    assert found.cuts == [] and found.greedy == [] and {each.blocks for each in found.depths} == {1}
+
+
+def test_depths_double_unless_they_are_named() -> None:
+    assert [doubling(layers) for layers in (1, 2, 6, 8)] == [(1,), (1, 2), (1, 2, 4, 6), (1, 2, 4, 8)]
+
+
+def test_validation_can_be_sampled(teacher: Bound, make_context: MakeContext) -> None:
+    found = profile_of(teacher, make_context("sampled"), keep=[1], validation_users=30, calibration_users=20)
+    assert (found.users, found.validation_users) == (20, 30)
+
+
+@pytest.mark.parametrize("init", ["teacher", "base", "fresh"])
+def test_each_depth_is_trained_again_from_what_init_says(
+    init: str, teacher: Bound, make_context: MakeContext
+) -> None:
+    context = make_context("trained")
+    outputs = run(config_for(keep=[2, 1], retrain=True, init=init), {"source": teacher}, context)
+    found = DepthProfile.model_validate(read_json(context.folder / "profile" / "profile.json"))
+    trained = [each for each in found.depths if each.retrained]
+    assert [(each.blocks, each.kept, each.init) for each in trained] == [(1, [0], init), (2, [0, 1], init)]
+    for each in trained:
+        cut = depths_by(found, "first")[each.blocks]
+        assert each.body_parameters == cut.body_parameters and (each.seconds_per_epoch or 0) > 0
+        history = outputs.metrics["training"][str(each.blocks)]["history"]
+        best = max(history, key=lambda entry: entry["valid ndcg@10"])
+        assert each.quality["ndcg@10"] == pytest.approx(best["valid ndcg@10"])
+        assert len(history) == 2 and history[1]["loss"] < history[0]["loss"]
+        if init == "teacher":
+            assert each.quality["ndcg@10"] > cut.quality["ndcg@10"]
+    assert not (context.folder / "checkpoint").exists()
+
+
+def test_a_model_with_adapters_is_trained_through_them(
+    teacher: Bound, prepared: Prepared, make_context: MakeContext
+) -> None:
+    context, info = make_context("lora"), read_info(teacher.path)
+    assert isinstance(info.model_config, LlmConfig)
+    config = info.model_config.model_copy(update={"lora": LoraSettings(r=2, targets=("up_proj",))})
+    model = load_checkpoint(teacher.path)
+    save_checkpoint(model, context.folder / "checkpoint", prepared=prepared, model_config=config)
+    found = profile_of(bound("source", context.folder), context, keep=[2], retrain=True, epochs=1)
+    trained = found.depths[-1]
+    assert trained.retrained and trained.body_parameters == depths_by(found, "first")[2].body_parameters
+
+
+class Killed(Exception):
+    """Stands for a SIGKILL."""
+
+
+def killed_at(blocks: int, step: int) -> Callable[[str, Mapping[str, Any]], None]:
+    """A progress callback that ends the run at a step of one depth's training."""
+    training = False
+
+    def progress(event: str, values: Mapping[str, Any]) -> None:
+        nonlocal training
+        if "text" in values and event == "note":
+            training = values["text"].startswith(f"training {blocks} of")
+        if training and event == "step" and values["step"] == step:
+            raise Killed
+
+    return progress
+
+
+def without_times(profile: DepthProfile) -> dict[str, Any]:
+    document = profile.model_dump()
+    for each in document["depths"]:
+        del each["seconds_per_epoch"]
+    return document
+
+
+def test_a_kill_inside_a_training_loses_no_finished_depth_and_less_than_an_epoch(
+    teacher: Bound, make_context: MakeContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = {"keep": [1, 2, 3], "retrain": True}
+    calm = profile_of(teacher, make_context("calm"), **wanted)
+    context = make_context("killed")
+    with pytest.raises(Killed):
+        run(config_for(**wanted), {"source": teacher}, replace(context, progress=killed_at(2, step=8)))
+    assert sorted(path.name for path in context.scratch.iterdir()) == [
+        "depth-1.json", "depth-2", "measured.json",
+    ]  # fmt: skip
+    assert not (context.folder / "profile").exists()
+
+    told: list[tuple[str, Mapping[str, Any]]] = []
+    monkeypatch.setattr(depth_measures, "measure", None)  # it would be called in vain
+    resumed = profile_of(
+        teacher, replace(context, progress=lambda event, values: told.append((event, dict(values)))), **wanted
+    )
+    notes = [values["text"] for event, values in told if event == "note" and "text" in values]
+    assert "1 of 4 blocks (0): trained before the interruption" in notes
+    assert "resumed at step 5" in notes  # of 5 steps an epoch; the kill came in the second
+    assert without_times(resumed) == without_times(calm)
+
+
+WRONG = [
+    ({"keep": [1, 2, 1]}, "keep", "1 blocks are listed more than once"),
+    ({"keep": []}, "keep", "an empty list names no depth; null stands for 1, 2, 4, ... and all"),
+    ({"keep": [2, 5]}, "keep", "cannot keep 5 of the 4 blocks of 'source'"),
+]
+
+
+@pytest.mark.parametrize(("values", "field", "message"), WRONG)
+def test_impossible_depths_are_refused_before_and_while_running(
+    values: dict[str, Any], field: str, message: str, teacher: Bound, make_context: MakeContext
+) -> None:
+    known = {"source": Shape("checkpoint", layers=4)}
+    assert config_for(**values).problems(known) == [(field, message)]
+    context = make_context("refused")
+    with pytest.raises(InputError, match=f"depth-profile.{field}: {message}"):
+        run(config_for(**values), {"source": teacher}, context)
+    assert not (context.folder / "profile").exists()
+
+
+@pytest.mark.parametrize("keep", [[0], [-1, 2], 2, [True], ["1"], [1.0], "all"])
+def test_depths_that_no_body_could_have_are_no_config(keep: Any) -> None:
+    with pytest.raises(ValueError, match="keep"):
+        config_for(keep=keep)
+
+
+def test_repeats_are_seen_without_knowing_the_source_and_depth_is_left_to_the_run() -> None:
+    assert config_for(keep=[9]).problems({}) == config_for(keep=[9]).problems({"source": Shape("checkpoint")})
+    assert config_for(keep=[9]).problems({}) == []
+    assert config_for(keep=[3, 3]).problems({}) == [("keep", "3 blocks are listed more than once")]
+    assert config_for().shape({}) == Shape("profile")
+
+
+def test_a_model_without_blocks_is_refused(
+    tmp_path: Path, prepared: Prepared, make_context: MakeContext
+) -> None:
+    known = {"source": Shape("checkpoint", model=PopularityConfig())}
+    assert config_for().problems(known) == [("of", "'source' has no blocks to remove")]
+    popularity, _ = train_tiny(tmp_path / "popularity", prepared, {"kind": "popularity"})
+    with pytest.raises(InputError, match=r"depth-profile\.of: 'source' has no blocks to remove"):
+        profile_of(popularity, make_context("refused"))
+
+
+def test_a_suffix_is_trained_at_the_last_position_only() -> None:
+    model = LlmConfig(backbone="a/model", suffix="next item is")
+    known = {"source": Shape("checkpoint", model=model)}
+    assert config_for(retrain=True).problems(known)[0][0] == "positions"
+    assert config_for(retrain=True, positions="last").problems(known) == []
+    assert config_for().problems(known) == []
+
+
+def test_a_checkpoint_of_another_data_set_is_refused(
+    tmp_path: Path, teacher: Bound, make_context: MakeContext
+) -> None:
+    other = write_log(tmp_path / "other", prefix="x")
+    with pytest.raises(InputError, match="another data set"):
+        profile_of(teacher, make_context("refused", prepared=other))
+
+
+def test_the_plan_is_a_stage_that_runs_and_gives_the_depth_it_names(
+    teacher: Bound, make_context: MakeContext
+) -> None:
+    profiled, context = make_context("profile"), make_context("pruned")
+    chosen = suggestion(profile_of(teacher, profiled, keep=[1, 2, 3]))
+    (stage,) = yaml.safe_load((profiled.folder / "profile" / "plan.yaml").read_text())
+    assert isinstance(stage["keep"], list)
+    page = (profiled.folder / "profile" / "profile.md").read_text()
+    assert (
+        page.count("| 4 | 0-3 | ")
+        == page.count(f"| 4 | 0-3 | {', '.join(depth_measures.ORDERS)} | no |")
+        == 1
+    )
+    config = PruneDepthConfig.model_validate({**stage, "of": "source"})
+    assert prune(config, {"source": teacher}, context).metrics["kept"] == chosen.kept
+    assert own_quality(bound("pruned", context.folder), context) == pytest.approx(chosen.quality)
+
+
+def made_up(*depths: tuple[list[int], float, bool]) -> DepthProfile:
+    """A profile of 4 blocks whose depths have these NDCGs, trained or not; the whole has 0.5."""
+    found = [
+        Depth(
+            blocks=len(kept),
+            kept=kept,
+            retrained=trained,
+            quality={"hr@10": 0.6, "ndcg@10": ndcg, "mrr": 0.4},
+            body_parameters=1000 * len(kept),
+            order="greedy" if trained else "first",
+            init="base" if trained else None,
+            seconds_per_epoch=2.5 if trained else None,
+        )
+        for kept, ndcg, trained in (([0, 1, 2, 3], 0.5, False), *depths)
+    ]
+    return DepthProfile.model_validate(
+        {
+            "of": "teacher", "blocks": 4, "users": 10, "seed": 1, "block_influence": [0.4, 0.1, 0.3, 0.2],
+            "cuts": [{"first": at, "length": 1, "distance": 0.4 - at / 10} for at in range(4)],
+            "greedy": [{"block": 1, "validation_loss": 2.5}], "validation_loss": 2.0, "depths": found,
+        }
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("depths", "kept"),
+    [
+        ([([0], 0.4849, False), ([0, 1], 0.4851, False)], [0, 1]),
+        ([([0], 0.49, False), ([2], 0.495, False)], [2]),
+        ([([0], 0.6, False), ([0, 1], 0.3, True), ([0, 1, 2], 0.4, True)], [0, 1, 2]),
+        ([([0], 0.1, False)], [0, 1, 2, 3]),
+        ([([0], 0.1, False), ([0, 3], 0.5, True)], [0, 3]),
+        ([([0], 0.6, True), ([0, 1], 0.7, True), ([0, 1, 2, 3], 0.7, True)], [0, 1]),
+        ([([0], 0.4, True), ([0, 1, 2, 3], 0.3, True), ([0, 3], 0.49, True)], [0, 3]),
+    ],
+    ids=[
+        "fewest with enough",
+        "best of equals",
+        "trained ones decide",
+        "nothing to spare",
+        "trained",
+        "longer training is no merit",
+        "training hurt",
+    ],
+)
+def test_the_fewest_blocks_with_enough_quality_are_suggested(depths: Any, kept: list[int]) -> None:
+    assert ENOUGH == 0.97
+    assert suggestion(made_up(*depths)).kept == kept
+
+
+def test_the_pages_say_what_was_measured() -> None:
+    profile = made_up(([0, 1, 3], 0.48, False), ([0, 3], 0.45, True))
+    page = profile_text(profile, "beauty")
+    blocks = [line.split(" | ")[0] for line in page.splitlines() if line.startswith("| ")]
+    assert blocks[1:6] == ["| ---", "| 1", "| 3", "| 2", "| 0"]
+    assert "| 1 | 0.1000 | 1 | 2.5000 |" in page and "| 3 | 0.2000 |  |  |" in page
+    assert "| 1 | 3 | 0.1000 |" in page
+    assert "| 3 | 0-1, 3 | first | no | 0.4800 | 0.6000 | 0.4000 | 96.0% | 3,000 |  |" in page
+    assert "| 2 | 0, 3 | greedy | from base | 0.4500 | 0.6000 | 0.4000 | 90.0% | 2,000 | 2.5 |" in page
+    assert "Put\n4 into `keep` to tell." in page
+    controlled = profile_text(made_up(([0], 0.6, True), ([0, 1, 2, 3], 0.8, True)), "beauty")
+    assert "to tell" not in controlled and "| 75.0% |" in controlled
+    plan = plan_text(profile, suggestion(profile), "a\nname: b")
+    (stage,) = yaml.safe_load(plan)
+    assert (stage["keep"], stage["init"], stage["of"]) == ([0, 3], "base", "teacher")
+    assert "keep: [0, 1, 3]  0.4800  96.0%  (first)" in plan and "distill" in plan
+
+
+def test_runs_of_blocks_are_written_short() -> None:
+    assert [spans(blocks) for blocks in ([], [2], [0, 1], [0, 1, 2, 5, 7, 8])] == [
+        "",
+        "2",
+        "0-1",
+        "0-2, 5, 7-8",
+    ]
+
+
+def test_only_some_blocks_run_and_their_numbers_count_from_the_kept_ones(teacher: Bound) -> None:
+    from recommender.models.interface import History
+
+    model, history = load_checkpoint(teacher.path), History(torch.tensor([[0, 3, 4, 5]]))
+    view = depth_measures.OnlyBlocks(model, [0, 2, 3])
+    with torch.inference_mode():
+        inner = view.hidden(history, blocks=[1, 2]).final
+        assert torch.equal(inner, model.hidden(history, blocks=[2, 3]).final)
+        assert len(view.hidden(history).blocks) == 3
