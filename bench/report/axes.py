@@ -16,7 +16,8 @@ class Axis:
 def log_axis(values: Sequence[float], start: float, end: float, *, most: int = 6) -> Axis:
     """Ticks at 1, 2, 5 times powers of ten around positive values; the lowest tick lies at `start`.
 
-    What is not positive has no place on such an axis: it lies at `start`, too. At most `most` of them are shown, and then only powers of ten.
+    What is not positive has no place on such an axis: it lies at `start`, too. More than `most` ticks are
+    thinned to powers of ten.
     """
     positive = [value for value in values if value > 0] or [1.0]
     low, high = min(positive), max(positive)

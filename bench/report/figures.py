@@ -60,7 +60,7 @@ def kept_figures(report: Report) -> Figures:
         figures += _won(report, against, group)
     note = "Bars are 95% intervals of the paired ratio; the line at 1 is the reference"
     if any(each.aa_half_width for one in report.comparisons for each in one.quality.values()) or any(
-        each.aa_floor for one in report.comparisons for each in one.speedup
+        each.noise for one in report.comparisons for each in one.speedup
     ):
         note += ", grey around it: what the same model does against itself (A/A)"
     margin = f"The dashed line is at {NON_INFERIOR:.0%}: who stays above it is not worse."
@@ -93,7 +93,7 @@ def _won(report: Report, against: str, group: list[Comparison]) -> Iterator[Figu
             for name, speed in here
         ]
         caption = f"Speed at batch {batch}, {wording.load(load)}, against {against}"
-        scale = Scale(log=True, band=max(speed.aa_floor or 0.0 for _, speed in here))
+        scale = Scale(log=True, band=max(speed.noise or 0.0 for _, speed in here))
         yield Figure(caption, intervals(rows, scale, x_label="times as fast (log scale)", title=caption))
 
 

@@ -69,7 +69,7 @@ def _figures(report: Report, comparison: Comparison) -> list[Figure]:
     speed = main_load(comparison.speedup)
     for each in {each.batch: each for each in (*speed[:1], *speed[-1:])}.values():
         interval = " to ".join(map(wording.decimals, each.ci95)) if each.ci95 else "no interval"
-        spread = _beside(interval, each.aa_floor)
+        spread = _beside(interval, each.noise)
         tone = wording.speed_tone(each)
         found.append(Figure(wording.times(each.ratio), f"speed, batch {each.batch}", tone, spread))
     by_name = {each.name: each for each in report.candidates}

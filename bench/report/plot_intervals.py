@@ -66,7 +66,7 @@ def _axis(rows: Sequence[Row], scale: Scale) -> Axis:
     values = [*shown_values(rows, scale.limits), *extra]
     if not scale.log:
         return linear_axis(values, SIDE + 8, WIDTH - SIDE - 8)
-    return log_axis(values, SIDE + 8, WIDTH - SIDE - 8)
+    return log_axis(values, SIDE + 8, WIDTH - SIDE - 8, most=8)
 
 
 def _ground(axis: Axis, scale: Scale, lanes: Sequence[float], floor: float) -> str:

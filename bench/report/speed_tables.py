@@ -4,6 +4,8 @@ from bench.report import wording
 from bench.report.schema import CandidateReport, Latency, Report, Speedup
 from bench.report.table import Cell, Table, by_reference, row, without_empty_columns
 
+CHANCE = "A/A: the same model in two processes may differ by so much; less than that says nothing."
+
 
 def speed_tables(report: Report) -> list[Table]:
     """How many times faster at each batch size, with its A/A floor; one table per reference and load."""
@@ -18,10 +20,8 @@ def speed_tables(report: Report) -> list[Table]:
                     cells = (cell for batch in batches for cell in _speed_cells(speed.get(batch)))
                     rows.append((Cell(each.candidate), *cells))
             note = "Median time, reference / candidate; 95% bootstrap interval over rounds in brackets."
-            if any(s.aa_floor is not None for each in group for s in each.speedup if s.load == load):
-                note += (
-                    " A/A: the same model in two processes differs by so much; less than that says nothing."
-                )
+            if any(s.noise is not None for each in group for s in each.speedup if s.load == load):
+                note += f" {CHANCE}"
             header = ("candidate", *(name for batch in batches for name in (f"batch {batch}", "A/A")))
             table = Table(f"Speed on {wording.load(load)}, against {against}", note, header, rows)
             found.append(without_empty_columns(table, wording.ABSENT))
@@ -32,7 +32,7 @@ def _speed_cells(found: Speedup | None) -> tuple[Cell, Cell]:
     if found is None:
         return Cell(wording.ABSENT), Cell(wording.ABSENT)
     said = Cell(wording.times(found.ratio, found.ci95), wording.speed_tone(found))
-    return said, Cell(wording.half_width(found.aa_floor))
+    return said, Cell(wording.half_width(found.noise))
 
 
 def latency_tables(report: Report) -> list[Table]:

@@ -37,7 +37,9 @@ class GrowConfig(StageConfig):
     steps: int = Field(1, ge=1)
     fails: Literal["input", "gate", "disk", "interrupt", "crash", "rust disk"] | None = None
     kill_at: int | None = Field(None, description="SIGKILL at this step, the first time")
-    marker: Path | None = Field(None, description="file that remembers what happened outside of the run")
+    marker: str | None = Field(
+        None, description="file, written by the stage, that remembers what happened outside of the run"
+    )
 
     @property
     def consumes(self) -> tuple[str, ...]:
@@ -58,8 +60,8 @@ def grow(config: GrowConfig, inputs: Mapping[str, Bound], context: Context) -> O
     done = read_json(file)["done"] if file.exists() else 0
     context.progress("start", {"total": config.steps, "done": done})
     for step in range(done, config.steps):
-        if config.kill_at == step and config.marker is not None and not config.marker.exists():
-            config.marker.touch()
+        if config.kill_at == step and config.marker is not None and not Path(config.marker).exists():
+            Path(config.marker).touch()
             os.kill(os.getpid(), signal.SIGKILL)
         write_json(file, {"done": step + 1})
         context.progress("step", {"step": step + 1, "total": config.steps, "loss": 1.0, "seconds_left": 0.0})

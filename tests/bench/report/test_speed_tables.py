@@ -39,6 +39,15 @@ def test_a_speed_up_within_the_floor_is_not_marked(full: Report) -> None:
     assert set(tones(table, "student").values()) == {""}
 
 
+def test_a_floor_that_may_be_luck_is_shown_as_wide_as_its_interval(full: Report) -> None:
+    document = full.as_json()
+    for each in document["comparisons"]:
+        for speed in each["speedup"]:
+            speed |= {"aa_floor": 0.004, "aa_ci95": [0.9, 1.056]}
+    table = named(speed_tables(Report.model_validate(document)), "Speed on real")
+    assert row(table, "student")["A/A"] == "±10.0%"
+
+
 def test_without_a_floor_there_is_no_column_for_it(full: Report) -> None:
     document = full.as_json()
     for each in document["comparisons"]:
