@@ -99,7 +99,10 @@ class Child:
     def open_loop(
         self, *, k: int, rate: float, lasting: float, batch: int, seed: int, seconds: float
     ) -> OpenLoopSamples:
-        """Requests at a rate for `lasting` seconds out of the load, whose batches hold one user each."""
+        """Requests at a rate for `lasting` seconds out of the load, whose batches hold one user each.
+
+        `seconds`: for what is not part of that time, the calls that warm up and the one that ends last.
+        """
         order = {
             "order": "open-loop", "k": k, "rate": rate, "seconds": lasting, "batch": batch, "seed": seed
         }  # fmt: skip

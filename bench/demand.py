@@ -21,7 +21,7 @@ class Demand(Section):
     min_speedup: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="how many times as fast it must be at `load` and `batch`"
     )
-    load: Literal["full", "real", "open-loop"] = Field("real", description="load of `min_speedup`")
+    load: Literal["full", "real"] = Field("real", description="load of `min_speedup`")
     batch: int = Field(1, ge=1, description="users per call of `min_speedup`")
     max_aa_floor: float | None = Field(
         None,

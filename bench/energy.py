@@ -39,7 +39,7 @@ class EnergyMeter(Protocol):
         ...
 
     def read(self) -> Reading:
-        """What the counters say now. Raises OSError (or the library's error) when they cannot be read."""
+        """What the counters say now. Raises one of `UNREADABLE` when they cannot be read."""
         ...
 
     def joules(self, before: Reading, after: Reading) -> float:
@@ -75,15 +75,33 @@ class NvmlMeter:
 
     def read(self) -> Reading:
         """Millijoules since the driver was loaded."""
-        return (int(self.nvml.nvmlDeviceGetTotalEnergyConsumption(self.handle)),)
+        try:
+            return (int(self.nvml.nvmlDeviceGetTotalEnergyConsumption(self.handle)),)
+        except self.nvml.NVMLError as error:
+            raise NoMeterError(f"NVML says: {error}") from error
 
     def joules(self, before: Reading, after: Reading) -> float:
         """Energy between two readings."""
         return (after[0] - before[0]) / 1e3
 
 
-class _NoMeterError(Exception):
+class NoMeterError(Exception):
     """There is no counter; the text says why, as the end of a sentence."""
+
+
+UNREADABLE = (NoMeterError, OSError, ValueError)
+"""What reading a counter may raise."""
+
+
+def reason(error: Exception) -> str:
+    """Why a counter cannot be read, as the end of a sentence; `error` is one of `UNREADABLE`."""
+    match error:
+        case OSError():
+            said = error.strerror or error
+            return f"{error.filename or 'the counter'} cannot be read ({said}); it may be root's alone"
+        case ValueError():
+            return f"a counter holds no number ({error})"
+    return str(error)
 
 
 def meter(
@@ -96,19 +114,11 @@ def meter(
     try:
         found = _nvml(device) if device.startswith("cuda") else _rapl(root)
         found.read()  # the files may be there and still be closed to us
-    except _NoMeterError as why:
-        reason = str(why)
-    except OSError as error:
-        reason = (
-            f"{error.filename or root} cannot be read ({error.strerror or error}); it may be root's alone"
-        )
-    except ValueError as error:
-        reason = f"a counter holds no number ({error})"
-    else:
-        return found
-    if note is not None:
-        note(f"Energy on {device} was not measured: {reason}.")
-    return None
+    except UNREADABLE as error:
+        if note is not None:
+            note(f"Energy on {device} was not measured: {reason(error)}.")
+        return None
+    return found
 
 
 def energy(
@@ -141,7 +151,7 @@ def _rapl(root: Path) -> RaplMeter:
             if name.startswith("package"):
                 packages.setdefault(name, zone)
     if not packages:
-        raise _NoMeterError(f"no processor package is listed in {root} (virtual machines hide it)")
+        raise NoMeterError(f"no processor package is listed in {root} (virtual machines hide it)")
     return RaplMeter(
         counters=tuple(zone / "energy_uj" for zone in packages.values()),
         ranges=tuple(int((zone / "max_energy_range_uj").read_text()) for zone in packages.values()),
@@ -153,30 +163,28 @@ def _nvml(device: str) -> NvmlMeter:
     try:
         pynvml = importlib.import_module("pynvml")
     except ImportError as error:
-        raise _NoMeterError("the package pynvml is not installed (pip install nvidia-ml-py)") from error
+        raise NoMeterError("the package pynvml is not installed (pip install nvidia-ml-py)") from error
     try:
         pynvml.nvmlInit()
-        found = NvmlMeter(pynvml, _handle(pynvml, int(device.partition(":")[2] or 0)))
-        found.read()
+        return NvmlMeter(pynvml, _handle(pynvml, int(device.partition(":")[2] or 0)))
     except pynvml.NVMLError as error:
-        raise _NoMeterError(f"NVML says: {error}") from error
-    return found
+        raise NoMeterError(f"NVML says: {error}") from error
 
 
 def _handle(nvml: Any, index: int) -> Any:
     """The handle of CUDA's device `index`, which need not be NVML's: CUDA hides devices and reorders them."""
     visible = [each.strip() for each in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if each.strip()]
     if visible and index >= len(visible):
-        raise _NoMeterError(f"CUDA_VISIBLE_DEVICES has no device {index}")
+        raise NoMeterError(f"CUDA_VISIBLE_DEVICES has no device {index}")
     wanted = visible[index] if visible else str(index)
     if not wanted.isdigit():
         return nvml.nvmlDeviceGetHandleByUUID(wanted)
     handles = [nvml.nvmlDeviceGetHandleByIndex(number) for number in range(nvml.nvmlDeviceGetCount())]
     names = {str(nvml.nvmlDeviceGetName(handle)) for handle in handles}
     if len(names) > 1 and os.environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
-        raise _NoMeterError(
+        raise NoMeterError(
             "GPUs differ and CUDA may number them in another order; set CUDA_DEVICE_ORDER=PCI_BUS_ID"
         )
     if int(wanted) >= len(handles):
-        raise _NoMeterError(f"NVML has no device {wanted}")
+        raise NoMeterError(f"NVML has no device {wanted}")
     return handles[int(wanted)]

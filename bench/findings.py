@@ -229,9 +229,9 @@ def _beside(metric: str, each: CandidateReport, other: CandidateReport) -> str:
 
 def _measuring(report: Report) -> Iterator[Finding]:
     """How far the bench itself can be trusted."""
-    if len(report.seeds) == 1 and report.comparisons:
+    if report.comparisons and (lead := _one_training(report)):
         yield _open(
-            "One seed: the intervals are over users only; how far another training of the same model would "
+            f"{lead}: the intervals are over users only; how far another training of the same model would "
             "lie was not measured."
         )
     cells = [each for comparison in report.comparisons for each in comparison.speedup]
@@ -248,6 +248,16 @@ def _measuring(report: Report) -> Iterator[Finding]:
             f"The machine was not quiet: the same model in two processes may differ by {where}; speed-ups "
             "below that say nothing."
         )
+
+
+def _one_training(report: Report) -> str | None:
+    """In words, why no two trainings of the reference were seen; None where they were."""
+    if len(report.seeds) == 1:
+        return "One seed"
+    against = report.comparisons[0].against
+    found = next((each.quality_by_seed for each in report.candidates if each.name == against), [])
+    different = {tuple(sorted((each.model_extra or {}).items())) for each in found}
+    return f"{against} is the same with every seed" if len(different) == 1 else None
 
 
 def _say(kind: Literal["holds", "fails", "open"]) -> Callable[[str], Finding]:

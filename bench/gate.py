@@ -66,7 +66,7 @@ def decide(report: Report, demand: Demand, *, where: str = "report.json") -> lis
 
     A bound that does not exist (too few users or rounds for an interval) does not hold. Raises InputError for
     a question that the report has no answer to: an unknown or failed candidate, a comparison that was not
-    made, a metric, load, batch size, size or memory that was not measured.
+    made, a metric, load, batch size, size or memory that was not measured, memory of a candidate on a GPU.
     """
     pair = _candidate(report, demand.candidate, where), _candidate(report, demand.against, where)
     comparison = _comparison(report, demand, where)
@@ -85,6 +85,7 @@ def decide(report: Report, demand: Demand, *, where: str = "report.json") -> lis
         sizes = [each.size_bytes for each in pair]
         verdicts.append(_exact("max_size_ratio", "size", demand.max_size_ratio, sizes, pair, where))
     if demand.max_memory_ratio is not None:
+        _check_memory(pair, where)
         peaks = [each.peak_memory_bytes for each in pair]
         verdicts.append(
             _exact("max_memory_ratio", "peak memory", demand.max_memory_ratio, peaks, pair, where)
@@ -175,9 +176,9 @@ def _floor(asked: float, found: Speedup, where: str) -> Verdict:
             f"no A/A floor was measured at {_cell(found)}", where=where,
             fix="leave max_aa_floor out, or run the bench with `aa: true`",
         )  # fmt: skip
-    return Verdict(
-        "max_aa_floor", f"A/A floor, {_cell(found)}", asked, found.aa_floor, found.noise, found.noise <= asked
-    )
+    bound, note = (found.noise, "") if found.aa_ci95 else (None, NO_INTERVAL.format(of="rounds"))
+    what, holds = f"A/A floor, {_cell(found)}", bound is not None and bound <= asked
+    return Verdict("max_aa_floor", what, asked, found.aa_floor, bound, holds, note)
 
 
 def _cell(found: Speedup) -> str:
@@ -187,6 +188,18 @@ def _cell(found: Speedup) -> str:
 
 def _lower(ci95: Interval | None, of: str) -> tuple[float | None, str]:
     return (None, NO_INTERVAL.format(of=of)) if ci95 is None else (ci95[0], "")
+
+
+def _check_memory(pair: Sequence[CandidateReport], where: str) -> None:
+    """Refuse where the memory that matters is a GPU's: a report holds that of the process only."""
+    elsewhere = [each for each in pair if each.device != "cpu"]
+    if elsewhere:
+        raise InputError(
+            f"{' and '.join(f'{each.name!r} ran on {each.device}' for each in elsewhere)}: "
+            "GPU memory is not in the report",
+            where=where,
+            fix="leave max_memory_ratio out, or run the bench with --device cpu",
+        )
 
 
 def _exact(

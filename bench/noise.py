@@ -1,9 +1,11 @@
 """How far two seeds of the same model differ: what a difference between two models has to be seen beside."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import permutations
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bench.compare import Pooled, Ratio, pooled_ratio, resample
 from bench.quality import Judged
@@ -20,12 +22,13 @@ def aa_half_widths(judged: Judged, *, draws: int, seed: int) -> dict[str, float]
     would pass for equal. Averaged over pairs, so the order of seeds has no say.
 
     It holds for one seed against one other. A comparison of means over S seeds holds less of that noise, so
-    it is a cautious yardstick there. Few seeds say little: with two there is a single pair. Empty with one
-    seed; a metric without an interval for some pair (users too few, or a mean of 0) is left out.
+    it is a cautious yardstick there. Few seeds say little: with two there is a single pair. Seeds that came
+    out alike in every rank are one training (`trainings`). Empty with one of them; a metric without an
+    interval for some pair (users too few, or a mean of 0) is left out.
     """
-    if len(judged.metrics_by_seed) < 2:
+    by_seed = {str(number): judged.metrics_by_seed[number] for number in trainings([judged.ranks_by_seed])}
+    if len(by_seed) < 2:
         return {}
-    by_seed = {str(number): values for number, values in judged.metrics_by_seed.items()}
     drawn = resample(by_seed, draws=draws, seed=seed)
     found = {}
     for metric in judged.per_user:
@@ -42,17 +45,30 @@ def pooled_half_width(
     """A/A half-width of the mean of the data sets' ratios (`bench.compare.pooled_ratio`).
 
     `datasets`: name -> seed -> one value per user, of one model and metric. Uses the seeds that all data sets
-    have; None with fewer than two of them, or without an interval.
+    have and that are `trainings` of their own on each; None with fewer than two, or without an interval.
     """
-    shared = sorted(set.intersection(*(set(seeds) for seeds in datasets.values()))) if datasets else []
     widths = []
-    for one, other in permutations(shared, 2):
+    for one, other in permutations(trainings(list(datasets.values())), 2):
         found: Pooled | None = pooled_ratio(
             {name: (seeds[one], seeds[other]) for name, seeds in datasets.items()}, draws=draws, seed=seed
         )
         widths.append(None if found is None else half_width(found.mean))
     known = [width for width in widths if width is not None]
     return float(np.mean(known)) if known and len(known) == len(widths) else None
+
+
+def trainings(datasets: Sequence[Mapping[int, NDArray[Any]]]) -> list[int]:
+    """The seeds that all data sets have and that differ from one another on every one of them.
+
+    `datasets`: seed -> one number per user. One model that was given for several seeds comes out alike with
+    all of them, which says nothing of how far trainings differ; the first stands for them.
+    """
+    shared = sorted(set.intersection(*map(set, datasets))) if datasets else []
+    found: list[int] = []
+    for seed in shared:
+        if not any(np.array_equal(each[seed], each[known]) for known in found for each in datasets):
+            found.append(seed)
+    return found
 
 
 def half_width(ratio: Ratio | None) -> float | None:

@@ -49,7 +49,7 @@ def read_ranks(run: Path, metric: str, names: Mapping[str, str] | None = None) -
     """One metric of every candidate that has it, from the ranks in a run folder (or a bench's own folder).
 
     `names` gives candidates other names. Raises InputError when the folder holds no ranks or those of several
-    benches, when a name of `names` is not there, or nothing has the metric.
+    benches, when a name of `names` is not there or would be given twice, or nothing has the metric.
     """
     folder = _bench_folder(run)
     report, table = read(folder), pl.read_parquet(folder / RANKS).sort("user")
@@ -61,6 +61,12 @@ def read_ranks(run: Path, metric: str, names: Mapping[str, str] | None = None) -
     if not having:
         measured = dict.fromkeys(name for each in known.values() for name in each.quality)
         raise InputError(f"{metric!r} was not measured{nearest(metric, measured)}", where=str(folder))
+    renamed = [(names or {}).get(name, name) for name in having]
+    if twice := [name for name in dict.fromkeys(renamed) if renamed.count(name) > 1]:
+        raise InputError(
+            f"two candidates would have the name {twice[0]!r}", where=str(folder),
+            fix="rename one of them to a name that the run does not have",
+        )  # fmt: skip
     values: dict[str, dict[int, Float64]] = {}
     for (name, seed), part in table.group_by("candidate", "seed", maintain_order=True):
         if name in having:

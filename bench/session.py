@@ -4,6 +4,7 @@ Speed comes first because a candidate that crashes or hangs does it in its child
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from bench import card
@@ -80,13 +81,14 @@ def _judge(found: Sequence[Candidate], timings: Timings, context: Context, threa
         step = {"step": number, "total": len(found), "text": f"quality of {candidate.name}"}
         context.progress("step", step)
         try:
-            evidence.judged[candidate.name] = judge(
-                _opened(candidate, context, threads),
-                context.prepared,
-                context.split,
-                context.evaluation,
-                max_length=context.data.max_length,
-            )
+            with _threads_put_back():
+                evidence.judged[candidate.name] = judge(
+                    _opened(candidate, context, threads),
+                    context.prepared,
+                    context.split,
+                    context.evaluation,
+                    max_length=context.data.max_length,
+                )
         except (InputError, StageError):
             raise  # about the request, not about this candidate alone
         except Exception as error:  # whatever a candidate raises is a finding about it
@@ -95,6 +97,18 @@ def _judge(found: Sequence[Candidate], timings: Timings, context: Context, threa
             context.progress("note", {"text": f"{candidate.name} failed: it {text}"})
     context.progress("done", {})
     return evidence
+
+
+@contextmanager
+def _threads_put_back() -> Iterator[None]:
+    """Opening a checkpoint sets torch's threads for this process, whose later stages are not the bench's."""
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _opened(candidate: Candidate, context: Context, threads: int) -> Iterator[tuple[int, Scorer]]:
@@ -139,13 +153,10 @@ def _report(
 
 
 def _profiles(config: BenchConfig, inputs: Mapping[str, Bound], context: Context) -> list[DepthProfile]:
-    """The depth profiles that are named, of every seed."""
+    """The depth profiles that are named, of every seed; one that seeds share stands there once."""
     by_seed = context.by_seed or {context.seed: inputs}
-    return [
-        DepthProfile.model_validate(read_json(bounds[name].path / "profile.json"))
-        for name in config.profiles
-        for bounds in by_seed.values()
-    ]
+    folders = dict.fromkeys(bounds[name].path for name in config.profiles for bounds in by_seed.values())
+    return [DepthProfile.model_validate(read_json(folder / "profile.json")) for folder in folders]
 
 
 def _metrics(report: Report, evidence: Evidence, timings: Timings) -> dict[str, object]:

@@ -83,7 +83,7 @@ class BenchConfig(StageConfig):
 
     def shape(self, known: Mapping[str, Shape]) -> Shape | None:
         """A report of this comparison."""
-        measures = Measures(self.compare, self.reference, self.loads, self.batch_sizes)
+        measures = Measures(self.compare, self.reference, self.loads, self.batch_sizes, self.aa)
         return Shape("report", measures=measures)
 
     @property

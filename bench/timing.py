@@ -159,15 +159,29 @@ class _Power:
             meter = self.meters.get(child.name)  # the reference's second child has none
             if meter is None:
                 return None
-            before = meter.read()
+            before = self._read(child.name, meter)
+            if before is None:
+                return None
             seconds, users = child.burst(k, lasting=BURST_SECONDS, seconds=crew.limits.call)
-            joules = meter.joules(before, meter.read())
+            after = self._read(child.name, meter)
+            if after is None:
+                return None
+            joules = meter.joules(before, after)
             return energy.energy(
                 joules, seconds, users, source=meter.source, load=load.name, batch=load.batch
             )
 
         for name, found in crew.each(block).items():
             self.found.setdefault(name, []).append(found)
+
+    def _read(self, name: str, meter: energy.EnergyMeter) -> energy.Reading | None:
+        """What the counter says; None where it fails, and then the candidate is measured no further."""
+        try:
+            return meter.read()
+        except energy.UNREADABLE as error:
+            self.notes.append(f"Energy of {name} was not measured to the end: {energy.reason(error)}.")
+            del self.meters[name]
+            return None
 
 
 def _open_loops(
@@ -177,6 +191,7 @@ def _open_loops(
     if config.open_loop is None:
         return {}, []
     settings, k = config.open_loop, min(config.k, context.prepared.n_items)
+    warming = (settings.max_batch.bit_length() + 1) * crew.limits.opening  # calls of 1, 2, 4, ... requests
     load = make_load(
         "real", context.prepared, context.split, batch=1, rounds=USERS, max_length=context.data.max_length,
         seed=context.seed, mask_seen=context.evaluation.mask_seen,
@@ -191,7 +206,7 @@ def _open_loops(
         return probe(
             lambda rate, seconds: child.open_loop(
                 k=k, rate=rate, lasting=seconds, batch=settings.max_batch, seed=context.seed, 
-                seconds=crew.limits.call,
+                seconds=warming + crew.limits.call,
             ),
             settings,
             candidate=child.name,

@@ -76,7 +76,7 @@ def _fit(
     lora = info.model_config.lora if isinstance(info.model_config, LlmConfig) else None
     body = model.bodies()["user"]
     if lora is not None and isinstance(body, HuggingFaceBody):
-        add_adapters(body, lora)
+        add_adapters(body, lora, seed=context.seed)
     objective = NextItem(model, loss=settings.loss, negatives=settings.negatives, gbce_t=settings.gbce_t)
     result = fit(objective, model, settings, context)
     if isinstance(body, HuggingFaceBody):

@@ -50,6 +50,7 @@ def pruned(
                 base_blocks=origin["base_blocks"],
                 seed=fresh_seed(seed),
                 source_seed=origin["seed"],
+                base_items=origin.get("base_items", source.n_items),
             )
         case "fresh":
             return anew(source, info.model_config, layers=len(kept), seed=fresh_seed(seed))
@@ -60,7 +61,7 @@ def origin_of(info: CheckpointInfo, kept: Sequence[int], seed: int) -> dict[str,
     layers = info.blocks["user"]
     before = info.about.get("base_blocks", list(range(layers)))
     return {
-        **{key: info.about[key] for key in ("imported",) if key in info.about},
+        **{key: info.about[key] for key in ("imported", "base_items") if key in info.about},
         "seed": info.about.get("seed", seed),
         "base_layers": info.about.get("base_layers", layers),
         "base_blocks": [before[block] for block in kept],
@@ -86,13 +87,15 @@ def from_base(
     base_blocks: Sequence[int],
     seed: int,
     source_seed: int,
+    base_items: int,
 ) -> SequentialRecommender:
     """SLMRec's student: blocks of the body as it was BEFORE the source was trained, all else fresh.
 
     `base_blocks`: which of the `base_layers` blocks of that body (None: all that the pretrained one has).
     A body with a `backbone` is read again from it; a body built from sizes is built again with
-    `source_seed`. Position embeddings inside a Hugging Face body belong to it and come along, as does its
-    final norm.
+    `source_seed`. A SASRec draws its items before its blocks, so it takes the `base_items` that the catalogue
+    had then. Position embeddings inside a Hugging Face body belong to it and come along, as does its final
+    norm.
 
     Starts fresh from `seed`: input and output projections, a SASRec's position table and final norm, and
     trained item vectors (also where `items_from` gave them a start). Frozen item vectors and prompts stay
@@ -107,7 +110,8 @@ def from_base(
     )
     model = build(seed=seed)
     if isinstance(config, SasrecConfig) or config.backbone is None:
-        donor = build(seed=source_seed)
+        n_items = base_items if isinstance(config, SasrecConfig) else source.n_items
+        donor = build(seed=source_seed, n_items=n_items)
         ours, theirs = model.bodies()["user"], donor.bodies()["user"]
         assert isinstance(ours, nn.Module) and isinstance(theirs, nn.Module)
         ours.load_state_dict(theirs.state_dict())

@@ -118,6 +118,7 @@ def run(config: PruneDepthConfig, inputs: Mapping[str, Bound], context: Context)
         context.folder / "checkpoint",
         prepared=context.prepared,
         model_config=with_layers(info.model_config, len(kept)),
+        split=context.evaluation.split,
         about={**origin, "stage": config.stage, "of": config.of, "kept": kept, "init": config.init},
     )
     after = read_info(context.folder / "checkpoint")

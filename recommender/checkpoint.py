@@ -1,6 +1,7 @@
 """A saved recommender: `config.json`, `model.safetensors`, `items.parquet`, and a plain `backbone/` for
 Hugging Face bodies, which `AutoModel.from_pretrained` loads without us. Nothing is pickled."""
 
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 
+from recommender.data.config import SplitConfig
 from recommender.data.prepared import Prepared
 from recommender.errors import InputError
 from recommender.files import complete_folder, read_json, write_json
@@ -36,6 +38,8 @@ class CheckpointInfo:
     size_bytes: int
     blocks: Mapping[str, int]  # body name -> number of blocks
     about: Mapping[str, Any]  # how it came to be: seed, stage, metrics
+    data_digest: str | None = None  # of the prepared data; None: from before it was noted
+    split: Any = None  # `evaluation.split` as JSON; None: from before it was noted
 
 
 def save_checkpoint(
@@ -44,11 +48,13 @@ def save_checkpoint(
     *,
     prepared: Prepared,
     model_config: ModelConfig,
+    split: SplitConfig = "leave-one-out",
     about: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a checkpoint folder in one step; an older one at the same place is replaced.
 
-    Checkpoints are plain: a quantized body must have been dequantized (`merge_adapters`).
+    `prepared` and `split` say what it was trained on. Checkpoints are plain: a quantized body must have been
+    dequantized (`merge_adapters`).
     """
     from safetensors.torch import save_file
 
@@ -73,7 +79,12 @@ def save_checkpoint(
             "model": model_config.model_dump(mode="json"),
             "n_items": model.n_items,
             "max_length": model.max_length,
-            "data": {"name": prepared.meta["name"], "catalogue_digest": prepared.catalogue_digest},
+            "data": {
+                "name": prepared.meta["name"],
+                "catalogue_digest": prepared.catalogue_digest,
+                "digest": prepared.digest,
+                "split": _as_json(split),
+            },
             "blocks": {name: len(part.blocks) for name, part in model.bodies().items()},
             "parameters": stored_parameters(model),
             "body_parameters": body_parameters(model),
@@ -81,6 +92,10 @@ def save_checkpoint(
             "about": dict(about or {}),
         }
         write_json(temporary / "config.json", config)
+
+
+def _as_json(split: SplitConfig) -> Any:
+    return split if isinstance(split, str) else split.model_dump(mode="json")
 
 
 def stored_parameters(model: "SequentialRecommender") -> int:
@@ -137,8 +152,10 @@ def read_info(folder: Path) -> CheckpointInfo:
             size_bytes=config["size_bytes"],
             blocks=config["blocks"],
             about=config["about"],
+            data_digest=config["data"].get("digest"),
+            split=config["data"].get("split"),
         )
-    except (ValidationError, KeyError, TypeError) as error:
+    except (ValidationError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"broken checkpoint config: {error}", where=str(folder / "config.json")) from error
 
 
@@ -151,6 +168,27 @@ def check_catalogue(info: CheckpointInfo, prepared: Prepared, where: str) -> Non
             f"(digest {prepared.catalogue_digest[:12]})",
             where=where,
             fix="use the data, filters and item_seed that the checkpoint was trained with, or train anew",
+        )
+
+
+def check_trained_on(info: CheckpointInfo, prepared: Prepared, split: SplitConfig, where: str) -> None:
+    """Raise InputError unless the checkpoint was trained on `prepared` and `split`.
+
+    From other histories of one catalogue, or another split, it may know what is held out here. Checkpoints
+    that do not say what they were trained on are checked for the catalogue only.
+    """
+    check_catalogue(info, prepared, where)
+    wrong = []
+    if info.data_digest not in (None, prepared.digest):
+        wrong.append("on other histories (another log, filter or order of ties)")
+    if info.split not in (None, _as_json(split)):
+        wrong.append(f"with another split ({json.dumps(info.split)}, not {json.dumps(_as_json(split))})")
+    if wrong:
+        raise InputError(
+            f"the checkpoint was trained {' and '.join(wrong)}, so maybe on what is held out here",
+            where=where,
+            fix="use the data and evaluation.split that it was trained with; where the log has grown since "
+            "then, carry it over with the stage adapt",
         )
 
 

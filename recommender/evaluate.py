@@ -156,10 +156,11 @@ def ranks_in_lists(items: Int64, scores: np.ndarray, targets: Int64, ties: str) 
 
     Pessimistic ties: everything in the list that scores at least as much stands before the target; if a tie
     reaches the end of the list, items beyond it may be tied too, and the target counts as missed. (A target
-    that stands last with nobody beside it counts as found.)
+    that stands last with nobody beside it counts as found.) A list that holds a NaN has no order, whatever
+    the ties: its target counts as missed.
     """
     here = items == targets[:, None]
-    found = here.any(axis=1)
+    found = here.any(axis=1) & ~np.isnan(scores).any(axis=1)
     place = here.argmax(axis=1)
     if ties == "by-row":
         return np.where(found, place, -1)

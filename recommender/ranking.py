@@ -161,11 +161,11 @@ def top_rows(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def rank_of(scores: Tensor, targets: Tensor, ties: str) -> Tensor:
-    """0-based rank of each target row by counting: scores [B, n], targets [B]."""
+    """0-based rank of each target row by counting: scores [B, n], targets [B]; a NaN never helps."""
     gold = scores.gather(1, targets.unsqueeze(1))
+    below = (scores < gold).sum(dim=1, dtype=torch.int32)  # so counted, a NaN counts against us too
+    rank = scores.shape[1] - 1 - below
     if ties == "pessimistic":
-        below = (scores < gold).sum(dim=1, dtype=torch.int32)  # so counted, a NaN counts against us too
-        return scores.shape[1] - 1 - below
-    above = (scores > gold).sum(dim=1)
-    earlier = torch.arange(scores.shape[1], device=scores.device) < targets.unsqueeze(1)
-    return above + ((scores == gold) & earlier).sum(dim=1)
+        return rank
+    later = torch.arange(scores.shape[1], device=scores.device) > targets.unsqueeze(1)
+    return rank - ((scores == gold) & later).sum(dim=1)

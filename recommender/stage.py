@@ -34,6 +34,8 @@ class Measures:
     against: str  # what ratios refer to
     loads: tuple[str, ...]
     batch_sizes: tuple[int, ...]
+    aa: bool  # whether the A/A floor is measured
+    ks: tuple[int, ...] | None = None  # cut-offs of the metrics; None until the recipe's evaluation is known
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,9 @@ class StageConfig(Section):
 
     distributed: ClassVar[bool] = False
     """True for a stage that all processes of an `accelerate launch` run together (train, distill)."""
+
+    keeps: ClassVar[bool] = True
+    """False for a stage that runs every time: it judges what lies there, and that may have changed (gate)."""
 
     accepts: ClassVar[tuple[Kind, ...]] = ("checkpoint",)
     """Kinds of input that `consumes` may name; the recipe check refuses the others."""

@@ -1,6 +1,7 @@
 """The stage `adapt`: carry a checkpoint over to a catalogue that has changed since it was trained."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -10,6 +11,7 @@ from recommender.models.config import BODILESS
 from recommender.stage import Bound, Context, Outputs, Shape, StageConfig
 
 if TYPE_CHECKING:
+    import polars as pl
     from torch import Tensor
 
     from recommender.incoming.items import Alignment
@@ -81,9 +83,8 @@ def run(config: AdaptConfig, inputs: Mapping[str, Bound], context: Context) -> O
     Metrics: how many items were kept, are new and have vanished, and the quality on today's validation part
     before any training. Raises InputError when no item is known, or when widths differ.
     """
-    import polars as pl
-
     from recommender.checkpoint import load_checkpoint, read_info, save_checkpoint
+    from recommender.incoming.check import note_window
     from recommender.incoming.items import align, gather
     from recommender.models.llm import LlmRecommender
     from recommender.models.sasrec import SasRec
@@ -95,7 +96,7 @@ def run(config: AdaptConfig, inputs: Mapping[str, Bound], context: Context) -> O
         raise InputError(f"{config.of!r} {NOTHING}", where="adapt.of")
     model = load_checkpoint(folder)
     assert isinstance(model, LlmRecommender | SasRec)  # what is left without the bodiless ones
-    yesterday = pl.read_parquet(folder / "items.parquet", columns=["row", "item_id"])
+    yesterday = _items_of(folder, info.n_items)
     aligned = align(
         yesterday["item_id"].to_list(),
         yesterday["row"].to_numpy(),
@@ -110,6 +111,7 @@ def run(config: AdaptConfig, inputs: Mapping[str, Bound], context: Context) -> O
         _take_new(table, aligned, inputs[config.items_from], context)
     with_items(model, table)
     model.to(context.device)
+    note_window(model, context)
     quality = validation_quality(model, context)
     counts = {
         "items_kept": context.prepared.n_items - len(aligned.missing),
@@ -122,8 +124,10 @@ def run(config: AdaptConfig, inputs: Mapping[str, Bound], context: Context) -> O
         context.folder / "checkpoint",
         prepared=context.prepared,
         model_config=info.model_config,
+        split=context.evaluation.split,
         about={
             **info.about,
+            "base_items": info.about.get("base_items", info.n_items),
             "stage": config.stage,
             "name": config.as_,
             "of": config.of,
@@ -131,6 +135,23 @@ def run(config: AdaptConfig, inputs: Mapping[str, Bound], context: Context) -> O
         },
     )
     return Outputs({**counts, **quality})
+
+
+def _items_of(folder: Path, n_items: int) -> "pl.DataFrame":
+    """Columns row and item_id of a checkpoint's catalogue. Raises InputError where it is not whole."""
+    import polars as pl
+
+    from recommender.data.readers import reading
+
+    file = folder / "items.parquet"
+    table = reading(file, lambda: pl.read_parquet(file, columns=["row", "item_id"], glob=False))
+    if table["row"].sort().to_list() != list(range(1, n_items + 1)):
+        raise InputError(
+            f"is not the catalogue of the checkpoint, whose {n_items} items have the rows 1 to {n_items}",
+            where=str(file),
+            fix="give the checkpoint folder as its stage has written it",
+        )
+    return table
 
 
 def _take_new(table: "Tensor", aligned: "Alignment", source: Bound, context: Context) -> None:

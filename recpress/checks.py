@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -21,7 +22,8 @@ def cross_checks(source: Source, stages: StageTable) -> list[Problem]:
     problems: list[Problem] = []
     known = _given_shapes(source, problems)
     entries = source.data.get("stages")
-    longest = _longest_list(source)
+    evaluation = _evaluation(source)
+    longest = _longest_list(evaluation)
     every = {str(e["as"]) for e in entries or [] if isinstance(e, dict) and "as" in e}
     for index, entry in enumerate(entries if isinstance(entries, list) else []):
         place: Place = ("stages", index)
@@ -32,7 +34,7 @@ def cross_checks(source: Source, stages: StageTable) -> list[Problem]:
         if isinstance(name, str):
             problems += _check_name(name, (*place, "as"), known)
             shape = config.shape(known) if config is not None and _all_known(config, known) else None
-            known[name] = shape or Shape("checkpoint")
+            known[name] = _with_metrics(shape or Shape("checkpoint"), evaluation)
     for name in _mapping(source.data.get("variants")):
         problems += _check_spelling(str(name), ("variants", str(name)))
     return problems
@@ -99,13 +101,26 @@ SAMPLED = -1
 """In place of the longest list: ranks are asked for among sampled items, which no list can tell."""
 
 
-def _longest_list(source: Source) -> int:
-    """The largest K of the evaluation; 0 where it is wrong, which is told elsewhere; or SAMPLED."""
+def _evaluation(source: Source) -> EvaluationConfig | None:
+    """The evaluation; None where it is wrong, which is told elsewhere."""
     try:
-        evaluation = EvaluationConfig.model_validate(source.data.get("evaluation") or {})
+        return EvaluationConfig.model_validate(source.data.get("evaluation") or {})
     except ValidationError:
+        return None
+
+
+def _longest_list(evaluation: EvaluationConfig | None) -> int:
+    """The largest K of the evaluation; 0 where it is wrong; or SAMPLED."""
+    if evaluation is None:
         return 0
     return max(evaluation.ks) if evaluation.sampled_negatives is None else SAMPLED
+
+
+def _with_metrics(shape: Shape, evaluation: EvaluationConfig | None) -> Shape:
+    """The shape of a bench with the cut-offs that it will measure at, which the bench itself does not say."""
+    if shape.measures is None or evaluation is None:
+        return shape
+    return replace(shape, measures=replace(shape.measures, ks=tuple(evaluation.ks)))
 
 
 def _all_known(config: StageConfig, known: dict[str, Shape]) -> bool:

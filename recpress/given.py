@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from recommender.checkpoint import check_catalogue, read_info
+from recommender.checkpoint import check_trained_on, read_info
 from recommender.data.prepared import Prepared
 from recommender.errors import InputError
 from recommender.files import read_json
 from recommender.profile import DepthProfile
 from recommender.scoring import ScorerRef
-from recommender.stage import Bound, Kind, Shape
+from recommender.stage import Bound, Kind, Measures, Shape
 
 if TYPE_CHECKING:
     from recpress.recipe import Recipe
@@ -51,6 +51,8 @@ def a_kind(kind: Kind) -> str:
 def shape_of(folder: Path) -> Shape:
     """What the recipe check may know of an existing folder. Raises InputError when it is broken."""
     kind = kind_of(folder)
+    if kind == "report":
+        return Shape("report", measures=_measures(folder))
     if kind == "profile":
         _profile(folder)
     if kind != "checkpoint":
@@ -98,7 +100,8 @@ def check_given(recipe: "Recipe", prepared: Prepared) -> None:
     given = recipe.given().items()
     for bound in (bind(name, path) for (name, _), path in given if name not in foreign):
         if bound.kind == "checkpoint":
-            check_catalogue(read_info(bound.path), prepared, str(bound.path))
+            split = recipe.evaluation.split
+            check_trained_on(read_info(bound.path), prepared, split, str(bound.path))
         elif _catalogue_of(bound) not in (None, prepared.catalogue_digest):
             raise InputError(
                 f"the {bound.kind} belongs to another data set: its catalogue differs",
@@ -115,6 +118,24 @@ def _catalogue_of(bound: Bound) -> str | None:
         case "profile":
             return _profile(bound.path).catalogue_digest
     return None
+
+
+def _measures(folder: Path) -> Measures:
+    """What a report holds. Raises InputError when it is broken or of another schema."""
+    from bench.report.files import read
+
+    report = read(folder)
+    cells = [cell for each in report.comparisons for cell in each.speedup]
+    names = [each.name.partition(":")[0] for each in report.candidates]  # without the variants of artifacts
+    references = [each.against.partition(":")[0] for each in report.comparisons]
+    return Measures(
+        compare=tuple(dict.fromkeys(names)),
+        against=next(iter(references or names), ""),
+        loads=tuple(dict.fromkeys(cell.load for cell in cells)),
+        batch_sizes=tuple(dict.fromkeys(cell.batch for cell in cells)),
+        aa=any(cell.aa_floor is not None for cell in cells),
+        ks=tuple(report.evaluation.ks),
+    )
 
 
 def _profile(folder: Path) -> DepthProfile:

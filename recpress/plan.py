@@ -117,7 +117,7 @@ class _Planner:
     def lines(self, steps: list[Step]) -> Iterator[PlannedStep]:
         """One line per step."""
         for number, step in enumerate(steps):
-            found = None if self.fresh else self.store.find(step.fingerprint)
+            found = None if self.fresh else self.store.find(step)
             if found is not None:
                 if step.config.produces:
                     self._bind(step, found.bound(step.config.produces, self.folder))

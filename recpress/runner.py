@@ -128,7 +128,7 @@ class _Run:
     def results(self) -> Iterator[StepResult]:
         """Each step in turn: taken from the folder, or run."""
         for number, step in enumerate(self.steps):
-            found = self.store.find(step.fingerprint)
+            found = self.store.find(step)
             why = None if found else self.store.why_not(step)
             self.settings.progress(
                 "stage",

@@ -70,9 +70,9 @@ class Store:
         self.run = run
         self._found = {found.fingerprint: found for found in _scan(run) if found.damage(run) is None}
 
-    def find(self, fingerprint: str) -> Finished | None:
-        """A finished, whole stage with this fingerprint, wherever in the run it was made."""
-        return self._found.get(fingerprint)
+    def find(self, step: Step) -> Finished | None:
+        """A finished, whole stage that stands for the step, wherever in the run it was made."""
+        return self._found.get(step.fingerprint) if step.config.keeps else None
 
     def add(self, folder: Path) -> Finished:
         """Take up a stage that has just been finished."""
@@ -93,7 +93,7 @@ class Store:
         if old is None:
             return "not run yet"
         if old.fingerprint == step.fingerprint:
-            return old.damage(self.run) or "not run yet"
+            return old.damage(self.run) or ("not run yet" if step.config.keeps else "decided anew every time")
         return "; ".join(changes(old.document["parts"], step.parts)) or "its record changed"
 
 

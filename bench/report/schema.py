@@ -160,7 +160,9 @@ class QualityRatio(Part):
     ci95: Interval | None = None
     p_value: float | None = Field(None, description="two-sided, of the difference of the means")
     aa_half_width: float | None = Field(
-        None, description="half the 95% interval of `against` with one seed against itself with another"
+        None,
+        description="how far the ratio of `against` with one seed to itself with another may lie from 1: the "
+        "far end of its 95% interval; mean over pairs of seeds whose ranks differ",
     )
 
 

@@ -141,7 +141,7 @@ def run(config: DistillConfig, inputs: Mapping[str, Bound], context: Context) ->
     body = student.bodies()["user"]
     lora = info.model_config.lora if isinstance(info.model_config, LlmConfig) else None
     if lora is not None and isinstance(body, HuggingFaceBody):
-        add_adapters(body, lora)
+        add_adapters(body, lora, seed=context.seed)
     result = fit(objective, student, config, context)
     if isinstance(body, HuggingFaceBody):
         merge_adapters(body)
@@ -151,6 +151,7 @@ def run(config: DistillConfig, inputs: Mapping[str, Bound], context: Context) ->
         context.folder / "checkpoint",
         prepared=context.prepared,
         model_config=info.model_config,
+        split=context.evaluation.split,
         about={
             **info.about,
             "stage": config.stage,

@@ -116,10 +116,13 @@ class TemporalSplit(Section):
     )
 
 
+SplitConfig = Literal["leave-one-out"] | TemporalSplit
+
+
 class EvaluationConfig(Section):
     """How ranking quality is measured."""
 
-    split: Literal["leave-one-out"] | TemporalSplit = Field("leave-one-out", description="what is held out")
+    split: SplitConfig = Field("leave-one-out", description="what is held out")
     ks: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (1, 5, 10, 20), min_length=1, description="cut-offs of HR@K and NDCG@K"
     )

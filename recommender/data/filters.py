@@ -10,15 +10,14 @@ Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
 
 
-def chronological(users: Int32, key: NDArray[Any] | None, shuffle_ties: int | None = None) -> Int64:
+def chronological(users: Int32, key: NDArray[Any] | None, noise: NDArray[np.uint64] | None = None) -> Int64:
     """Positions [N] that sort interactions by user, then by `key`; equal keys keep their order (stable).
 
-    `key` None keeps the order inside each user. With a seed in `shuffle_ties`, equal keys are shuffled.
+    `key` None keeps the order inside each user. `noise` [N] orders equal keys instead.
     """
     if key is None:
         return np.argsort(users, kind="stable")
-    if shuffle_ties is not None:
-        noise = np.random.default_rng(shuffle_ties).permutation(len(users))
+    if noise is not None:
         return np.lexsort((noise, key, users))
     packed = _packed(users, key)
     # One sort of one key takes less than half of what lexsort needs.

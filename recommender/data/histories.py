@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from recommender.data.config import DataConfig
 from recommender.data.filters import chronological, count_ties, k_core, without_repeats
 from recommender.data.log import Log
+from recommender.data.ties import tie_noise
 from recommender.errors import InputError
 
 Int32 = NDArray[np.int32]
@@ -89,7 +90,8 @@ def _key(log: Log, order_by: str) -> NDArray[Any] | None:
 
 
 def _sorted(log: Log, order_by: str, config: DataConfig) -> Log:
-    return log.take(chronological(log.users, _key(log, order_by), config.shuffle_ties))
+    noise = None if config.shuffle_ties is None else tie_noise(log, config.shuffle_ties)
+    return log.take(chronological(log.users, _key(log, order_by), noise))
 
 
 def _core(log: Log, config: DataConfig, place: str) -> Log:

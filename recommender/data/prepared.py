@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from recommender.data.config import TemporalSplit
+from recommender.data.config import SplitConfig, TemporalSplit
 from recommender.errors import InputError
 from recommender.files import read_json
 
@@ -124,7 +124,7 @@ class Prepared:
         stop = self.offsets[user + 1] if end is None else start + end
         return self.items[start:stop]
 
-    def split(self, how: Literal["leave-one-out"] | TemporalSplit) -> Split:
+    def split(self, how: SplitConfig) -> Split:
         """Hold out the last interaction of each user, or everything after a point in time."""
         from recommender.data.splits import leave_one_out, temporal
 

@@ -1,14 +1,20 @@
 """Whether an imported model recommends at all: ranked on validation users, on the spot."""
 
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
+from pydantic import ValidationError
 
-from recommender.errors import GateError
+from recommender.data.config import Section
+from recommender.errors import GateError, InputError
 from recommender.models.interface import SequentialRecommender
 from recommender.models.popularity import Popularity
 from recommender.stage import Context
 from recommender.training.validation import validation_quality
+
+Config = TypeVar("Config", bound=Section)
 
 NEAR = 1.02
 """A model that beats popularity by less than this factor has not been shown to beat it."""
@@ -46,3 +52,23 @@ def check_quality(
         found["warning"] = f"NDCG@10 {ndcg:.4f} is not above that of popularity, {floor:.4f}: {doubt}"
         context.progress("note", {"text": f"WARNING: {found['warning']}"})
     return found
+
+
+def note_window(model: SequentialRecommender, context: Context) -> None:
+    """Tell where the model could read more of a history than it is given."""
+    reads, given = model.max_length, context.data.max_length
+    if reads > given:
+        text = f"it could read {reads} items, but is given {given}, here and in the bench: data.max_length"
+        context.progress("note", {"text": text})
+
+
+def with_sizes(kind: type[Config], values: Mapping[str, Any], file: Path) -> Config:
+    """The config of a model that has the sizes of a file. Raises InputError for sizes that it forbids."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"])) or "its sizes"
+        raise InputError(
+            f"its {name} is {first['input']!r}, which no model here can have: {first['msg']}", where=str(file)
+        ) from error

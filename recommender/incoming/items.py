@@ -46,15 +46,16 @@ def read_map(file: Path) -> pl.DataFrame:
     """Columns index (int64) and item_id (string) of an item map: CSV, TSV, JSON lines, Parquet or JSON.
 
     A JSON file holds records {"index", "item_id"}, {item_id: index}, {index: item_id}, or a list of ids by
-    index. Raises InputError for a file that cannot be read, a missing column, a value that is no index, and
-    repeats.
+    index, null where a row is no item (padding). Raises InputError for a file that cannot be read, a missing
+    column, a value that is no index, and repeats.
     """
     if not file.is_file():
         raise InputError("no such item map", where=str(file), fix=f"give {MAP_FORM}")
     frame = _from_json(file) if file.suffix.lower() == ".json" else _from_table(file)
-    index = pl.col("index").cast(pl.Int64, strict=False)
-    frame = frame.select(index.alias("number"), "index", "item_id")
-    wrong = frame.filter(pl.col("number").is_null() | (pl.col("number") < 0) | pl.col("item_id").is_null())
+    index, number = pl.col("index"), pl.col("number")
+    broken = number != index if frame.schema["index"].is_numeric() else pl.lit(False)  # 1.7 is cast to 1
+    frame = frame.select(index.cast(pl.Int64, strict=False).alias("number"), "index", "item_id")
+    wrong = frame.filter(number.is_null() | (number < 0) | broken | pl.col("item_id").is_null())
     if len(wrong):
         one = wrong.row(0, named=True)
         raise InputError(
@@ -91,11 +92,17 @@ def _from_json(file: Path) -> pl.DataFrame:
     pairs: list[tuple[Any, Any]] = []
     if isinstance(document, dict):
         numbers = all(isinstance(value, int) for value in document.values())
+        if document and numbers and all(key.isdecimal() for key in document):
+            raise InputError(
+                "maps numbers to numbers, and nothing tells which are the rows and which the ids",
+                where=str(file),
+                fix='write records: [{"index": 1, "item_id": "3952"}, ...]',
+            )
         pairs = [(value, key) if numbers else (key, value) for key, value in document.items()]
     elif isinstance(document, list) and all(isinstance(entry, dict) for entry in document):
         pairs = [(entry.get("index"), entry.get("item_id")) for entry in document]
     elif isinstance(document, list):
-        pairs = list(enumerate(document))
+        pairs = [(row, entry) for row, entry in enumerate(document) if entry is not None]
     if not pairs or not all(isinstance(part, str | int | None) for pair in pairs for part in pair):
         raise InputError("is no item map", where=str(file), fix=f"give {MAP_FORM}")
     texts = [tuple(None if part is None else str(part) for part in pair) for pair in pairs]

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from recommender.data.prepared import Prepared
 from recommender.errors import InputError
+from recommender.incoming.check import with_sizes
 from recommender.incoming.items import Alignment, Missing, align, check_rows, gather, read_map
 from recommender.incoming.tensors import check_names, check_shapes, read_tensors
 from recommender.models.build import build_model
@@ -71,7 +72,8 @@ def import_sasrec(
     window = _window(positions, chosen, max_length, file)
     aligned = _match(items, len(table), prepared, missing)
     sizes = {"layers": layers, "hidden": hidden, "heads": heads, "dropout": dropout}
-    config = SasrecConfig(**sizes, norm=norm, padding=chosen, norm_eps=NORM_EPS)
+    form = {"norm": norm, "padding": chosen, "norm_eps": NORM_EPS}
+    config = with_sizes(SasrecConfig, {**sizes, **form}, file)
     model = build_model(config, n_items=prepared.n_items, max_length=window, seed=seed)
     vectors = gather(table, aligned, missing=missing, seed=seed)
     model.load_state_dict({**_ours(weights, layers, chosen), "items.weight": vectors})
@@ -131,16 +133,21 @@ def _shapes(layers: int, hidden: int) -> dict[str, tuple[int, ...]]:
 def _padding(
     positions: Tensor, norm: Norm, asked: Literal["auto", "zeroed", "attended"], max_length: int, file: Path
 ) -> Padding:
-    """What the version does with padding; a first position of zeros belongs to padding."""
+    """What the version does with padding; a first position of zeros belongs to padding.
+
+    Any other first position tells nothing: padding's row was not zero in every version. Only where the data
+    needs all positions for items is there none left for padding.
+    """
     if asked != "auto":
         return asked
     if norm != "query" or not positions[0].any():
         return "attended"
-    if len(positions) == max_length + 1:  # as a version from before its padding row was set to zero
+    count = len(positions)
+    if count > max_length:
         raise InputError(
-            f"{len(positions)} positions for {max_length} items: the first may be that of padding, or not",
+            f"the first of its {count} positions may be that of padding, or not",
             where=str(file),
-            fix=f"say which: padding: attended (its maxlen was {max_length}), or zeroed ({max_length + 1})",
+            fix=f"say which: padding: attended (its maxlen was {count - 1}), or zeroed ({count})",
         )
     return "zeroed"
 

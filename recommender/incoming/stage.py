@@ -157,14 +157,12 @@ def run(config: ImportConfig, inputs: Mapping[str, Bound], context: Context) -> 
     GateError when NDCG@10 is below `expect_ndcg`; in both cases nothing is written.
     """
     from recommender.checkpoint import save_checkpoint
-    from recommender.incoming.check import check_quality
+    from recommender.incoming.check import check_quality, note_window
 
     model, model_config, items, doubt = READERS[config.format](config, context)
     facts = items.facts()
     context.progress("note", {key.replace("_", " "): f"{value:,}" for key, value in facts.items()})
-    if model.max_length > context.data.max_length:
-        longer = f"it reads {model.max_length} items, and data.max_length is {context.data.max_length}"
-        context.progress("note", {"text": longer})
+    note_window(model, context)
     quality = check_quality(
         model, context, users=config.validation_users, expected=config.expect_ndcg, doubt=doubt
     )
@@ -174,6 +172,7 @@ def run(config: ImportConfig, inputs: Mapping[str, Bound], context: Context) -> 
         context.folder / "checkpoint",
         prepared=context.prepared,
         model_config=model_config,
+        split=context.evaluation.split,
         about={**about, "best_ndcg": quality["ndcg@10"]},
     )
     return Outputs({"format": config.format, "max_length": model.max_length, **facts, **quality})
@@ -183,6 +182,7 @@ IDS = "the ids of the items probably do not belong to its rows"
 
 
 def _decoder(config: ImportConfig, context: Context) -> Imported:
+    from recommender.incoming.check import with_sizes
     from recommender.incoming.decoder import import_decoder
 
     assert config.vectors is not None  # the config has checked it
@@ -203,7 +203,8 @@ def _decoder(config: ImportConfig, context: Context) -> Imported:
     if config.projections is None:
         doubt = "its projections are fresh: train it (distill with method: none), or give `projections`"
         context.progress("note", {"text": doubt})
-    return Imported(model, config.llm().model_copy(update=sizes), items, doubt)
+    model_config = with_sizes(LlmConfig, {**config.llm().model_dump(), **sizes}, config.path)
+    return Imported(model, model_config, items, doubt)
 
 
 def _sasrec(config: ImportConfig, context: Context) -> Imported:

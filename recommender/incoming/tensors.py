@@ -20,12 +20,20 @@ TO_SAFETENSORS = """write them as safetensors, where you trust the file, in Pyth
 def read_tensors(file: Path) -> dict[str, Tensor]:
     """{name: float32 tensor} of a safetensors file.
 
-    Raises InputError for a file that is not there, is pickled, is no safetensors file, or holds NaN or inf.
+    Raises InputError as `tensors_of`, and where it holds integers, NaN or inf.
+    """
+    return {name: finite(tensor, name, file) for name, tensor in tensors_of(file).items()}
+
+
+def tensors_of(file: Path) -> dict[str, Tensor]:
+    """{name: tensor} of a safetensors file, whatever they hold.
+
+    Raises InputError for a file that is not there, is pickled, or is no safetensors file.
     """
     refuse_pickle(file)
     try:
         with safe_open(file, framework="pt") as store:
-            found = {name: store.get_tensor(name) for name in store.keys()}  # noqa: SIM118 - not a dict
+            return {name: store.get_tensor(name) for name in store.keys()}  # noqa: SIM118 - not a dict
     except FileNotFoundError as error:
         raise InputError("file not found", where=str(file)) from error
     except (OSError, SafetensorError) as error:
@@ -34,7 +42,6 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
             where=str(file),
             fix="give a file that safetensors' save_file has written",
         ) from error
-    return {name: finite(tensor, name, file) for name, tensor in found.items()}
 
 
 def refuse_pickle(file: Path) -> None:

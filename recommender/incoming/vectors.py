@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 import polars as pl
@@ -12,7 +13,7 @@ from recommender.data.prepared import Prepared
 from recommender.data.readers import as_id, reading, require_column
 from recommender.errors import InputError, nearest
 from recommender.incoming.items import Alignment, Missing, align, check_rows, read_map
-from recommender.incoming.tensors import finite, read_tensors, refuse_pickle
+from recommender.incoming.tensors import finite, refuse_pickle, tensors_of
 
 KNOWN = ".safetensors, .npy, .parquet"
 
@@ -34,7 +35,7 @@ def read_vectors(file: Path, tensor: str | None = None) -> Vectors:
         raise InputError("no such file of item vectors", where=str(file))
     match file.suffix.lower():
         case ".safetensors":
-            vectors = Vectors(_chosen(read_tensors(file), tensor, file), None)
+            vectors = Vectors(_chosen(tensors_of(file), tensor, file), None)
         case ".npy":
             vectors = Vectors(_array(file), None)
         case ".parquet":
@@ -84,14 +85,22 @@ def _chosen(found: dict[str, Tensor], name: str | None, file: Path) -> Tensor:
             where=str(file),
             fix=f"choose one: tensor: {' | '.join(sorted(found))}",
         )
-    return found[name] if name is not None else next(iter(found.values()))
+    chosen = name if name is not None else next(iter(found))
+    return finite(found[chosen], chosen, file)
 
 
 def _array(file: Path) -> Tensor:
     try:
         array = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise InputError(f"cannot be read as a NumPy array: {error}", where=str(file)) from error
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise InputError(
+            "is an archive of arrays (.npz), not one array",
+            where=str(file),
+            fix="write the table with np.save",
+        )
     if array.dtype.kind != "f":
         raise InputError(f"holds {array.dtype}, not numbers with a fraction", where=str(file))
     return finite(torch.from_numpy(array.astype(np.float32)), "the array", file)
@@ -118,7 +127,8 @@ def _columns(frame: pl.DataFrame, file: Path) -> Tensor:
             raise InputError(
                 "the column vector must hold lists of numbers, all of one length", where=str(file)
             )
-        array = vector.cast(pl.Array(pl.Float32, vector.dtype.shape)).to_numpy()
+        numbers = pl.Array(pl.Float32, vector.dtype.shape)
+        array = reading(file, lambda: vector.cast(numbers)).to_numpy()
         return torch.from_numpy(array.copy())
     names = [f"vector_{place}" for place in range(len(frame.columns))]
     present = [name for name in names if name in frame.columns]
@@ -128,4 +138,5 @@ def _columns(frame: pl.DataFrame, file: Path) -> Tensor:
             f"{', '.join(frame.columns[:8])})",
             where=str(file),
         )
-    return torch.from_numpy(frame.select(pl.col(present).cast(pl.Float32)).to_numpy().copy())
+    columns = reading(file, lambda: frame.select(pl.col(present).cast(pl.Float32)))
+    return torch.from_numpy(columns.to_numpy().copy())

@@ -13,10 +13,11 @@ from recommender.models.hf_body import HuggingFaceBody
 from recommender.models.quantized import dequantize, is_quantized
 
 
-def add_adapters(body: HuggingFaceBody, settings: LoraSettings) -> None:
+def add_adapters(body: HuggingFaceBody, settings: LoraSettings, *, seed: int) -> None:
     """Freeze the body and put trainable low-rank adapters into its linear layers (arXiv 2106.09685).
 
-    Raises InputError when a target names no layer of the body.
+    Their weights are drawn from `seed`; the global random state is left as it was. Raises InputError when a
+    target names no layer of the body.
     """
     names = {
         name.rpartition(".")[2]
@@ -37,7 +38,9 @@ def add_adapters(body: HuggingFaceBody, settings: LoraSettings) -> None:
         target_modules=list(settings.targets),
         bias="none",
     )
-    inject_adapter_in_model(config, body.backbone)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        inject_adapter_in_model(config, body.backbone)
 
 
 def merge_adapters(body: HuggingFaceBody) -> int:

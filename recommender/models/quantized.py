@@ -52,7 +52,14 @@ def load_quantized(name: str, load_in: LoadIn) -> PreTrainedModel:
             fix="leave load_in and lora out, or take another backbone",
         )
     never_pack(backbone)
-    setattr(backbone, DIGESTS, dict(digests(backbone)))
+    loaded = dict(digests(backbone))
+    if not loaded:  # there would be nothing for the guard to guard
+        raise InputError(
+            "nothing in it was quantized: it has no linear layers that bitsandbytes knows",
+            where="model.load_in",
+            fix="leave load_in out, or take another backbone",
+        )
+    setattr(backbone, DIGESTS, loaded)
     _evaluate_once(backbone)
     check_intact(backbone)
     return backbone

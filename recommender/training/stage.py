@@ -101,6 +101,7 @@ def run(config: TrainConfig, inputs: Mapping[str, Bound], context: Context) -> O
         context.folder / "checkpoint",
         prepared=context.prepared,
         model_config=model_config,
+        split=context.evaluation.split,
         about=about,
     )
     return Outputs(metrics)
@@ -150,7 +151,7 @@ def _fit(
     lora = model_config.lora if isinstance(model_config, LlmConfig) else None
     body = model.bodies().get("user")
     if lora is not None and isinstance(body, HuggingFaceBody):
-        add_adapters(body, lora)
+        add_adapters(body, lora, seed=context.seed)
     objective = NextItem(model, loss=config.loss, negatives=config.negatives, gbce_t=config.gbce_t)
     result = fit(objective, model, config, context, keep_start=config.start_from is not None)
     metrics = result.as_metrics()

@@ -12,7 +12,10 @@ from recommender.stage import Context
 def validation_quality(
     model: SequentialRecommender, context: Context, users: int | None = None
 ) -> dict[str, float]:
-    """HR@10, NDCG@10 and MRR on the validation part, of all users or of a seeded sample."""
+    """HR@10, NDCG@10 and MRR on the validation part, of all users or of a seeded sample.
+
+    Histories are cut as `bench` cuts them: a model with a longer window reads `data.max_length` items.
+    """
     chosen, _ = context.split.targets("valid")
     if users is not None and users < len(chosen):
         chosen = np.random.default_rng(0).choice(chosen, users, replace=False)
@@ -27,7 +30,7 @@ def validation_quality(
             context.split,
             "valid",
             evaluation,
-            max_length=model.max_length,
+            max_length=min(model.max_length, context.data.max_length),
             users=chosen,
         )
     finally:

@@ -22,7 +22,7 @@ Quality = Annotated[
     float | None, typer.Option("--min-quality", help="Share of the metric that must be kept: 0.97.")
 ]
 Speed = Annotated[float | None, typer.Option("--min-speedup", help="How many times as fast it must be.")]
-Load = Annotated[str, typer.Option("--load", help="Load of --min-speedup: full, real or open-loop.")]
+Load = Annotated[str, typer.Option("--load", help="Load of --min-speedup: full or real.")]
 Batch = Annotated[int, typer.Option("--batch", help="Users per call of --min-speedup.")]
 Floor = Annotated[
     float | None, typer.Option("--max-aa-floor", help="Most that timing may differ for no reason: 0.05.")

@@ -4,7 +4,8 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from bench.energy import EnergyMeter, energy, meter
+from bench.energy import UNREADABLE, EnergyMeter, energy, meter
+from bench.energy import reason as why
 
 
 def zone(root: Path, folder: str, name: str, microjoules: int | str, span: int = 1000) -> Path:
@@ -193,6 +194,16 @@ def test_a_driver_that_refuses_is_quoted(
 ) -> None:
     gpus.install(["H"], broken=broken)
     assert said in reason(tmp_path, "cuda")
+
+
+def test_a_driver_that_fails_later_is_quoted_too(gpus: SimpleNamespace) -> None:
+    nvml = gpus.install(["H"])
+    gpu = meter("cuda")
+    assert gpu is not None
+    nvml.broken = "energy"
+    with pytest.raises(UNREADABLE) as error:
+        gpu.read()
+    assert why(error.value) == "NVML says: Not Supported"
 
 
 def test_without_pynvml_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

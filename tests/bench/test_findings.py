@@ -180,6 +180,16 @@ def test_one_seed_leaves_the_noise_of_training_open() -> None:
     assert said(report(seeds=(1, 2)), "One seed") == []
 
 
+def test_seeds_that_are_one_model_are_told_as_one_seed_is() -> None:
+    def seeds(*hits: float) -> Report:
+        by_seed = [{"seed": number, "hr@10": each} for number, each in enumerate(hits)]
+        return report(candidates=[candidate("teacher", quality_by_seed=by_seed), candidate("student")])
+
+    words = "how far another training of the same model would lie was not measured"
+    assert one(seeds(0.5, 0.5), words).text.startswith("teacher is the same with every seed")
+    assert said(seeds(0.5, 0.5, 0.4), words) == []
+
+
 def test_a_missing_floor_and_a_loud_machine_are_told() -> None:
     assert one(speed(faster(floor=None)), "No A/A floor").kind == "open"
     loud = one(speed(faster(floor=0.08, batch=32), faster(floor=0.05)), "not quiet")

@@ -104,8 +104,14 @@ def test_the_noise_of_seeds_and_of_processes_stands_beside_the_verdict() -> None
 
 @pytest.mark.parametrize(("floor", "holds"), [(0.05, True), (0.051, False)])
 def test_a_loud_machine_may_shut_the_gate(floor: float, holds: bool) -> None:
-    found = report(comparisons=[comparison(speedup=[faster(floor=floor)])])
+    found = report(comparisons=[comparison(speedup=[faster(floor=floor, aa_ci95=(0.99, 1.01))])])
     assert only(found, max_aa_floor=0.05).holds is holds
+
+
+def test_a_floor_without_an_interval_does_not_hold() -> None:
+    verdict = only(report(comparisons=[comparison(speedup=[faster(floor=0.001)])]), max_aa_floor=0.05)
+    assert (verdict.measured, verdict.bound, verdict.holds) == (0.001, None, False)
+    assert "too few rounds" in verdict.note and "too few rounds" in refusals([verdict])[0]
 
 
 def test_a_floor_that_is_small_by_luck_does_not_open_the_gate() -> None:
@@ -113,6 +119,14 @@ def test_a_floor_that_is_small_by_luck_does_not_open_the_gate() -> None:
     verdict = only(report(comparisons=[comparison(speedup=[lucky])]), max_aa_floor=0.05)
     assert (verdict.measured, verdict.holds) == (0.001, False)
     assert verdict.bound == pytest.approx(0.07)
+
+
+@pytest.mark.parametrize("name", ["teacher", "student"])
+def test_memory_of_a_gpu_is_not_in_the_report(name: str) -> None:
+    found = [candidate(each, peak_memory_bytes=10) for each in ("teacher", "student") if each != name]
+    found.append(candidate(name, device="cuda", peak_memory_bytes=10))
+    said = error(report(candidates=found), max_memory_ratio=0.5)
+    assert f"'{name}' ran on cuda: GPU memory is not in the report" in said
 
 
 def test_sampled_negatives_are_named() -> None:
@@ -191,7 +205,8 @@ def test_a_size_or_memory_that_was_not_measured_is_told(asked: str, said: str) -
         ({"min_speedup": float("inf")}, "finite"),
         ({"min_speedup": True}, "must be a number"),
         ({"batch": 0}, "greater than or equal to 1"),
-        ({"load": "fast"}, "'full', 'real' or 'open-loop'"),
+        ({"load": "fast"}, "'full' or 'real'"),
+        ({"load": "open-loop"}, "'full' or 'real'"),  # has no speed-up
         ({"min_qualty": 0.9}, "Extra inputs"),
     ],
 )

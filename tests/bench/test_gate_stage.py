@@ -85,15 +85,35 @@ def test_a_load_that_the_bench_leaves_out_is_told() -> None:
     assert asked.problems(known(loads=["full"])) == [("load", "'measured' has no load 'real', only full")]
 
 
+def test_a_floor_that_the_bench_does_not_measure_is_told() -> None:
+    asked = config(max_aa_floor=0.05)
+    assert asked.problems(known()) == []
+    assert [field for field, _ in asked.problems(known(aa=False))] == ["max_aa_floor"]
+
+
 def test_a_variant_of_an_artifact_and_an_unasked_batch_are_no_problems() -> None:
     assert config(candidate="onnx:int8", batch=7).problems(known()) == []
 
 
-def test_a_report_that_is_there_already_is_read_when_its_turn_comes() -> None:
+def test_every_seed_with_a_report_of_its_own_decides(tmp_path: Path) -> None:
+    by_seed = {}
+    for seed, bound in ((1, 6.0), (2, 4.9)):
+        folder = tmp_path / f"m-{seed}"
+        write(report(comparisons=[comparison(speedup=[faster(bound, (bound, bound))])]), folder)
+        by_seed[seed] = {"measured": Bound("measured", "report", folder, folder)}
+    context = bench_context(tmp_path, by_seed)
+    with pytest.raises(GateError, match=r"may not go on: seed 2: speed-up.*lower bound 4.90x"):
+        run(config(min_speedup=5), by_seed[1], context)
+    outputs = run(config(min_speedup=4), by_seed[1], context)
+    said = [each["what"].partition(",")[0] for each in outputs.metrics["verdicts"]]
+    assert said == ["seed 1: NDCG@10 kept", "seed 1: speed-up", "seed 2: NDCG@10 kept", "seed 2: speed-up"]
+
+
+def test_a_report_of_which_nothing_is_known_is_read_when_its_turn_comes() -> None:
     assert config(candidate="anything").problems({"measured": Shape("report")}) == []
 
 
 def test_the_stage_reads_one_report_and_makes_nothing() -> None:
     asked = config()
     assert asked.consumes == ("measured",) and asked.produces is None
-    assert asked.accepts == ("report",) and asked.pools_seeds
+    assert asked.accepts == ("report",) and asked.pools_seeds and not asked.keeps

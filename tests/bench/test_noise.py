@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from bench.compare import Ratio
-from bench.noise import aa_half_widths, half_width, pooled_half_width
+from bench.noise import aa_half_widths, half_width, pooled_half_width, trainings
 from bench.slices import Float64
 from tests.bench.judging import judged
 
@@ -19,10 +19,19 @@ def test_one_seed_says_nothing_about_seeds() -> None:
     assert aa_half_widths(judged([0, 3, 5]), draws=100, seed=0) == {}
 
 
-def test_equal_seeds_have_no_noise() -> None:
-    same = judged({1: [0, 3, 20, 5], 2: [0, 3, 20, 5]})
-    found = aa_half_widths(same, draws=100, seed=0)
-    assert found["hr@10"] == 0.0 and found["mrr"] == 0.0
+def test_one_model_for_all_seeds_says_nothing_about_seeds() -> None:
+    same, other = [0, 3, 20, 5], [0, 3, 20, 6]
+    assert aa_half_widths(judged({1: same, 2: same}), draws=100, seed=0) == {}
+    two, three = judged({1: same, 3: other}), judged({1: same, 2: same, 3: other})
+    assert aa_half_widths(three, draws=100, seed=0) == aa_half_widths(two, draws=100, seed=0) != {}
+
+
+def test_trainings_differ_on_every_data_set() -> None:
+    ones, twos = np.ones(3), np.full(3, 2.0)
+    assert trainings([]) == [] and trainings([{2: ones, 1: ones}]) == [1]
+    assert trainings([{1: ones, 2: ones, 3: twos}]) == [1, 3]
+    assert trainings([{1: ones, 2: twos}, {1: ones, 2: ones}]) == [1]
+    assert trainings([{1: ones, 2: twos, 3: ones}, {2: ones, 3: twos}]) == [2, 3]
 
 
 def test_seeds_that_differ_for_sure_have_at_least_their_difference() -> None:
@@ -47,13 +56,13 @@ def test_the_order_of_seeds_has_no_say() -> None:
 
 def test_all_pairs_of_seeds_are_averaged() -> None:
     base = np.random.default_rng(0).random(30) + 0.1
-    found = pooled_half_width({"a": {1: base, 2: base, 3: 1.25 * base}}, draws=100, seed=0)
-    assert found == pytest.approx((2 * 0.0 + 2 * 0.25 + 2 * 0.2) / 6)
+    found = pooled_half_width({"a": {1: base, 2: 2 * base, 3: 4 * base}}, draws=100, seed=0)
+    assert found == pytest.approx((1 + 1 + 3 + 0.5 + 0.5 + 0.75) / 6)
 
 
 def test_a_metric_without_an_interval_is_left_out() -> None:
     """One user of three hits: many draws hold nobody who does."""
-    found = aa_half_widths(judged({1: [0, 99, 99], 2: [0, 99, 99]}), draws=200, seed=0)
+    found = aa_half_widths(judged({1: [0, 99, 99], 2: [0, 99, 98]}), draws=200, seed=0)
     assert "hr@10" not in found and "mrr" in found
 
 
@@ -66,7 +75,10 @@ def test_pooled_noise_needs_two_seeds_that_all_data_sets_have() -> None:
     one: Float64 = np.ones(4)
     assert pooled_half_width({}, draws=100, seed=0) is None
     assert pooled_half_width({"a": {1: one, 2: one}, "b": {1: one}}, draws=100, seed=0) is None
-    assert pooled_half_width({"a": {1: one, 2: one}, "b": {2: one, 1: one}}, draws=100, seed=0) == 0.0
+    two = 2 * one
+    assert pooled_half_width({"a": {1: one, 2: two}, "b": {1: one}}, draws=100, seed=0) is None
+    assert pooled_half_width({"a": {1: one, 2: two}, "b": {2: one, 1: one}}, draws=100, seed=0) is None
+    assert pooled_half_width({"a": {1: one, 2: two}, "b": {2: two, 1: one}}, draws=100, seed=0) == 0.75
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,14 @@ def test_one_name_for_two_models_is_refused_until_one_is_renamed(tmp_path: Path)
     assert sorted(found.values) == ["small", "student"]
 
 
+def test_a_name_that_is_taken_is_not_given_twice(tmp_path: Path) -> None:
+    run = left_behind(tmp_path, {"teacher": TEACHER, "student": STUDENT})
+    with pytest.raises(InputError, match="two candidates would have the name 'teacher'"):
+        read_ranks(run, "hr@10", {"student": "teacher"})
+    swapped = read_ranks(run, "hr@10", {"student": "teacher", "teacher": "student"})
+    assert np.array_equal(swapped.mean_of("student"), TEACHER.per_user["hr@10"])
+
+
 @pytest.mark.parametrize(
     ("other", "evaluation", "said"),
     [

@@ -1,13 +1,18 @@
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from bench.candidates import resolve
 from bench.report.schema import CandidateReport, Report
+from bench.session import _judge
 from bench.stage import BenchConfig, run
+from bench.timing import Timings
 from recommender.data.config import EvaluationConfig
 from recommender.errors import InputError
 from recommender.stage import Bound, Shape
@@ -45,7 +50,7 @@ def test_comparisons_are_against_the_first_name_unless_told_otherwise(report: Re
     assert (student.size_ratio, student.parameter_ratio) == (0.25, 0.25)
     assert student.quality["hr@1"].ratio == 0.0
     assert same.quality["ndcg@5"].model_dump() == {
-        "ratio": 1.0, "ci95": (1.0, 1.0), "p_value": 1.0, "aa_half_width": 0.0,
+        "ratio": 1.0, "ci95": (1.0, 1.0), "p_value": 1.0, "aa_half_width": None,  # both seeds are one model
     }  # fmt: skip
     assert "mrr" not in same.quality and same.parameter_ratio is None
     assert [(each.load, each.batch) for each in student.speedup] == [
@@ -214,12 +219,31 @@ def test_depth_profiles_that_are_named_stand_in_the_report(tmp_path: Path) -> No
     (folder / "profile.json").write_text(json.dumps(profile))
     found = three_candidates(tmp_path)
     found["depths"] = Bound("depths", "profile", folder, folder)
-    context = bench_context(tmp_path, {5: found})
+    context = bench_context(tmp_path, {5: found, 6: found})
     config = quick(compare=["teacher"], profiles=["depths"], loads=["real"], aa=False)
     assert config.consumes == ("teacher", "depths")
     run(config, found, context)
     shown = read(context.folder).sections.depth_profile
-    assert shown is not None and shown[0].block_influence == [0.5]
+    assert shown is not None
+    assert [each.block_influence for each in shown] == [[0.5]], "once, though two seeds share it"
+
+
+def test_the_threads_of_later_stages_are_not_those_of_the_bench(tmp_path: Path) -> None:
+    import torch
+
+    found = three_candidates(tmp_path)
+    ref = replace(found["teacher"].scorers[0], opener="tests.bench.scorers:open_with_threads")
+    candidates = resolve(["teacher"], {5: {"teacher": replace(found["teacher"], scorers=(ref,))}})
+    nothing: dict[str, Any] = {
+        "opening_seconds": {}, "warming_seconds": {}, "restless": {}, "called_ns": {}, "waited_ns": {},
+        "peaks": {}, "devices": {}, "cells": [], "failures": {}, "twin_failed": None, "cores": None,
+    }  # fmt: skip
+    before = torch.get_num_threads()
+    evidence = _judge(
+        candidates, Timings(threads=1, **nothing), bench_context(tmp_path, {5: found}), threads=before + 1
+    )
+    assert list(evidence.judged) == ["teacher"]
+    assert torch.get_num_threads() == before
 
 
 def test_the_report_says_where_the_candidates_come_from(report: Report) -> None:

@@ -1,4 +1,4 @@
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +9,12 @@ from bench import energy
 from bench.child import Call, ChildFailed
 from bench.crew import TWIN, Crew, Limits
 from bench.loads import Load
+from bench.open_loop import OpenLoopSamples
 from bench.report.files import read
 from bench.report.notes import notes
 from bench.report.schema import Report
 from bench.stage import run
-from bench.timing import Timings, _Power, time_cell
+from bench.timing import Timings, _open_loops, _Power, time_cell
 from recommender.scoring import HistoryArrays
 from tests.bench.conftest import bench_context, quick, three_candidates
 
@@ -126,6 +127,50 @@ def test_energy_is_that_of_a_run_of_calls_of_one_candidate(monkeypatch: pytest.M
     assert set(power.found) == {"x", "y"} and meter.readings == 4
     found = power.found["x"][0]
     assert (found.watts, found.joules_per_user, found.batch) == (25.0, 50 / 800, 4)
+
+
+class Failing(Meter):
+    """A counter that fails at its third reading."""
+
+    def read(self) -> tuple[int, ...]:
+        if self.readings == 2:
+            raise PermissionError(13, "Permission denied", "energy_uj")
+        return super().read()
+
+
+def test_a_counter_that_fails_on_the_way_ends_the_energy_and_not_the_bench(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(energy, "meter", lambda device, note: Failing() if device == "cpu" else Meter())
+    power, crew = _Power(quick(), {"x": "cpu", "y": "cuda"}), crew_of(FakeChild("x"), FakeChild("y"))
+    for _ in range(3):
+        power.measure(crew, LOAD, 2)
+    assert {name: len(found) for name, found in power.found.items()} == {"x": 1, "y": 3}
+    (note,) = power.notes
+    assert note.startswith("Energy of x was not measured to the end: energy_uj cannot be read")
+    assert set(crew.children) == {"x", "y"} and not crew.failures
+
+
+def test_requests_at_a_rate_have_the_time_of_their_warm_up_and_of_the_last_call(tmp_path: Path) -> None:
+    limits: list[float] = []
+
+    class Server(FakeChild):
+        def open_loop(self, *, seconds: float, **said: Any) -> OpenLoopSamples:
+            limits.append(seconds)
+            nothing = np.empty(0)
+            return OpenLoopSamples(
+                rate=said["rate"], seconds=said["lasting"], batch=said["batch"], length=1.0,
+                arrived=nothing, answered=nothing, call_sizes=nothing.astype(np.int64), call_seconds=nothing,
+            )  # fmt: skip
+
+    crew = crew_of(Server("x"))
+    crew.limits = Limits(opening=100, call=7)
+    cell = time_cell(crew, replace(LOAD, name="real", batch=1), "x", k=2, rounds=4, warmup=0, seed=0,
+                     budget_seconds=10)  # fmt: skip
+    config = quick(open_loop={"rates": [0.1], "max_batch": 32, "search_steps": 0})
+    _open_loops(config, crew, [cell], bench_context(tmp_path, {1: {}}))
+    warm_up_calls = 6  # of 1, 2, 4, 8, 16 and 32 requests
+    assert limits and min(limits) >= warm_up_calls * 100 + 7
 
 
 def test_energy_is_not_read_when_it_is_not_wanted(monkeypatch: pytest.MonkeyPatch) -> None:

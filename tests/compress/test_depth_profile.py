@@ -173,7 +173,14 @@ def test_a_model_with_adapters_is_trained_through_them(
     config = info.model_config.model_copy(update={"lora": LoraSettings(r=2, targets=("up_proj",))})
     model = load_checkpoint(teacher.path)
     save_checkpoint(model, context.folder / "checkpoint", prepared=prepared, model_config=config)
-    found = profile_of(bound("source", context.folder), context, keep=[2], retrain=True, epochs=1)
+    source, options = bound("source", context.folder), config_for(keep=[2], retrain=True, epochs=1)
+    losses = []
+    for noise, place in enumerate((context, make_context("again"))):  # adapters come from the context's seed
+        torch.manual_seed(noise)
+        training = run(options, {"source": source}, place).metrics["training"]
+        losses.append(training["2"]["history"][0]["loss"])
+    assert losses[0] == losses[1]
+    found = DepthProfile.model_validate(read_json(context.folder / "profile" / "profile.json"))
     trained = found.depths[-1]
     assert trained.retrained and trained.body_parameters == depths_by(found, "first")[2].body_parameters
 

@@ -1,8 +1,10 @@
 """What a pruned student starts from: the trained weights, the body before training, or nothing."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import torch
 from torch import nn
@@ -11,16 +13,19 @@ from transformers import AutoConfig, AutoModel
 from compress.prune_depth import PruneDepthConfig, run
 from recommender.checkpoint import load_checkpoint, read_info
 from recommender.data.prepared import Prepared
+from recommender.files import write_json
 from recommender.models.build import build_model
 from recommender.models.interface import SequentialRecommender
 from recommender.models.llm import LlmRecommender
 from recommender.stage import Bound
+from recommender.warm_start import AdaptConfig
+from recommender.warm_start import run as run_adapt
 
 from .conftest import LLM, MakeContext, bound, train_tiny
 
 
 def prune(source: Bound, make_context: MakeContext, name: str, **values: Any) -> Bound:
-    context = make_context(name)
+    context = make_context(name, **({"prepared": values.pop("prepared")} if "prepared" in values else {}))
     entries = {"stage": "prune-depth", "of": "source", "as": name, "keep": 2} | values
     run(PruneDepthConfig(**entries), {"source": source}, context)
     return bound(name, context.folder)
@@ -85,6 +90,34 @@ def test_pruning_twice_still_finds_the_blocks_of_the_base(teacher: Bound, make_c
     assert same(twice.body.blocks[0], start.body.blocks[1]) and same(
         twice.body.blocks[1], start.body.blocks[3]
     )
+
+
+def test_base_of_a_carried_over_sasrec_is_that_of_yesterday(
+    sasrec: Bound, prepared: Prepared, tmp_path: Path, make_context: MakeContext
+) -> None:
+    today = grown(prepared, tmp_path / "today")
+    context = make_context("carried", prepared=today)
+    run_adapt(AdaptConfig(stage="adapt", of="old", as_="carried"), {"old": sasrec}, context)
+    carried, start = bound("carried", context.folder), untrained(sasrec).bodies()["user"]
+    once = prune(carried, make_context, "once", keep=(0, 2), prepared=today)
+    for source, kept in ((carried, 1), (once, 2)):
+        name = f"base-{kept}"
+        base = load_checkpoint(prune(source, make_context, name, keep=(1,), init="base", prepared=today).path)
+        assert same(base.bodies()["user"].blocks[0], start.blocks[kept])
+        assert base.n_items == today.n_items > prepared.n_items
+
+
+def grown(prepared: Prepared, folder: Path) -> Prepared:
+    """The same log over a catalogue with three more items."""
+    shutil.copytree(prepared.path, folder)
+    items = prepared.catalogue
+    more = items[:3].with_columns(
+        pl.col("row") + len(items), pl.lit("new").add(pl.col("item_id")).alias("item_id")
+    )
+    pl.concat([items, more]).write_parquet(folder / "items.parquet")
+    meta = {**prepared.meta, "items": len(items) + 3, "catalogue_digest": "grown", "digest": "grown"}
+    write_json(folder / "meta.json", meta)
+    return Prepared(folder)
 
 
 def test_fresh_shares_nothing_with_its_source(teacher: Bound, make_context: MakeContext) -> None:

@@ -63,9 +63,18 @@ def test_rank_counts_ties_against_the_target(row: list[int], target: int) -> Non
     assert rank_of(scores, gold, "by-row").item() == by_row
 
 
-def test_nan_scores_never_help() -> None:
-    scores = torch.tensor([[float("nan"), 1.0, 0.0], [0.0, float("nan"), 1.0]])
-    assert rank_of(scores, torch.tensor([1, 1]), "pessimistic").tolist() == [1, 2]
+@pytest.mark.parametrize("ties", ["pessimistic", "by-row"])
+def test_nan_scores_never_help(ties: str) -> None:
+    scores = torch.tensor([[float("nan"), 1.0, 0.0], [0.0, float("nan"), 1.0], [float("nan")] * 3])
+    assert rank_of(scores, torch.tensor([1, 1, 0]), ties).tolist() == [1, 2, 2]
+
+
+@pytest.mark.parametrize("ties", ["pessimistic", "by-row"])
+def test_a_list_with_a_nan_has_no_hit(ties: str) -> None:
+    nan = float("nan")
+    scores = np.array([[nan, 2, 1], [3, 2, 1], [nan, nan, nan], [3, 2, nan]], dtype=np.float32)
+    found = ranks_in_lists(np.array([[4, 7, 9]] * 4), scores, np.array([7, 7, 4, 4]), ties)
+    assert found.tolist() == [-1, 1, -1, -1]
 
 
 def test_a_constant_scorer_hits_at_chance_or_below(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Yesterday's checkpoint over today's catalogue: known items score as before, whatever their rows are now."""
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +16,10 @@ from recommender.data.config import DataConfig
 from recommender.data.prepare import prepare
 from recommender.data.prepared import Prepared
 from recommender.errors import InputError
+from recommender.evaluate import quality
 from recommender.models.config import PopularityConfig
 from recommender.models.interface import History
+from recommender.ranking import TorchScorer
 from recommender.stage import Bound, Context, Outputs, Shape
 from recommender.training.stage import TrainConfig
 from recommender.training.stage import run as train
@@ -214,6 +217,54 @@ def test_a_catalogue_without_a_known_item_is_refused(sources: dict[str, Bound], 
     strangers = ring_log(tmp_path / "data", [f"s{number}" for number in range(12)])
     with pytest.raises(InputError, match="none of the 24 ids"):
         adapted(sources["llm"], context_for(strangers, tmp_path))
+
+
+def _gone(file: Path) -> None:
+    file.unlink()
+
+
+def _cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:40])
+
+
+def _fewer(file: Path) -> None:
+    pl.read_parquet(file)[1:].write_parquet(file)
+
+
+def _renumbered(file: Path) -> None:
+    pl.read_parquet(file).with_columns(pl.col("row") + 1).write_parquet(file)
+
+
+@pytest.mark.parametrize("harm", [_gone, _cut, _fewer, _renumbered])
+def test_a_checkpoint_without_its_whole_catalogue_is_refused(
+    harm: Any, sources: dict[str, Bound], today: Prepared, tmp_path: Path
+) -> None:
+    folder = tmp_path / "old/checkpoint"
+    shutil.copytree(sources["sasrec"].path, folder)
+    harm(folder / "items.parquet")
+    broken = Bound("old", "checkpoint", folder, folder.parent)
+    with pytest.raises(InputError, match=r"items\.parquet"):
+        adapted(broken, context_for(today, tmp_path / "new"))
+
+
+def test_a_longer_window_than_the_data_is_not_validated_on_but_told(
+    sources: dict[str, Bound], today: Prepared, tmp_path: Path
+) -> None:
+    notes: list[Any] = []
+    context = replace(
+        context_for(today, tmp_path, max_length=1), progress=lambda _, told: notes.append(told.get("text"))
+    )
+    start, outputs = adapted(sources["sasrec"], context)
+    assert any("could read 10 items, but is given 1" in str(text) for text in notes)
+    benched = quality(
+        TorchScorer(load_checkpoint(start.path)),
+        today,
+        context.split,
+        "valid",
+        context.evaluation,
+        max_length=1,
+    )
+    assert outputs.metrics["ndcg@10"] == pytest.approx(benched["ndcg@10"])
 
 
 def test_popularity_is_refused_by_the_recipe_and_by_the_stages(today: Prepared, tmp_path: Path) -> None:

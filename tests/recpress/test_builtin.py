@@ -1,6 +1,6 @@
 """The built-in recipes, the schema for editors, the stage table, and the wheel that carries all of it."""
 
-import importlib.metadata
+import re
 import subprocess
 import sys
 import tomllib
@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 import recpress
+from recpress.fingerprint import version
 from recpress.folders import recipes_folder
 from recpress.recipe import load_recipe, recipe_model
 from recpress.stages import STAGES
@@ -18,6 +19,11 @@ from tests.recpress.fakes import FAKES
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted(recipes_folder().glob("*.yaml"))
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+DEPENDENCIES = {
+    re.split(r"[^\w.-]", line)[0]
+    for line in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["quantize"]]
+}
 PACKAGES = ("recpress", "compress", "export", "bench", "recommender")
 
 
@@ -49,8 +55,13 @@ def test_a_stage_of_the_table_is_there_and_says_its_name(name: str) -> None:
     config = kind.config_class()
     assert config.model_json_schema()["properties"]["stage"]["const"] == name
     assert callable(kind.function())
-    for package in kind.packages:
-        assert importlib.metadata.version(package)
+    assert set(kind.packages) <= DEPENDENCIES
+
+
+def test_the_fingerprint_of_a_training_covers_what_quantizes() -> None:
+    for stage in ("train", "distill", "depth-profile"):
+        assert "bitsandbytes" in STAGES[stage].packages
+    assert version("not-a-distribution") is None  # as bitsandbytes where the extra is not installed
 
 
 def test_stage_configs_import_no_torch() -> None:

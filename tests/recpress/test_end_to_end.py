@@ -139,6 +139,34 @@ def test_a_checkpoint_of_another_data_set_is_refused(
     assert not (tmp_path / "cut").exists()
 
 
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("data.time_resolution=86400", "on other histories"),
+        ("evaluation.split={temporal: 0.8}", "with another split"),
+    ],
+)
+def test_a_checkpoint_that_may_know_what_is_held_out_is_refused(
+    setting: str, told: str, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = tmp_path / "teacher"
+    shutil.copytree(home / "run/stages/00-teacher/checkpoint", checkpoint)
+    data = "{source: synthetic, synthetic: {users: 120, items: 60}, max_length: 8}"
+    command = ["prune-depth", str(checkpoint), "--data", data, "--set", "keep=1", "--device", "cpu"]
+
+    def go(name: str, *sets: str) -> int:
+        return main([*command, "--out", str(tmp_path / name), *(part for s in sets for part in ("--set", s))])
+
+    assert go("same") == 0
+    assert go("other", setting) == 2
+    assert told in capsys.readouterr().err and not (tmp_path / "other").exists()
+    config = read_json(checkpoint / "config.json")
+    for entry in ("digest", "split"):  # as checkpoints were before they noted what they were trained on
+        del config["data"][entry]
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    assert go("older", setting) == 0
+
+
 def test_blocks_that_do_not_divide_are_refused_before_anything_runs(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

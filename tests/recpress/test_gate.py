@@ -1,6 +1,8 @@
 """The gate from the outside: the verb with its exit codes, and a recipe that stops where it is shut."""
 
 import json
+import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -13,6 +15,7 @@ from recommender.errors import GateError, InputError
 from recommender.files import read_json
 from recommender.stage import Bound, Context, Kind, Outputs, Shape, StageConfig
 from recpress.cli.app import main
+from recpress.plan import plan
 from recpress.recipe import load_recipe
 from recpress.runner import RunResult, Settings, run
 from recpress.stages import STAGES, StageKind, StageTable
@@ -104,6 +107,10 @@ def test_no_report_and_a_report_of_another_schema_exit_2(
     assert "schema_version 2; this recpress reads schema_version 1" in capsys.readouterr().err
 
 
+MACHINE = {"speed": 1.0}
+"""What no fingerprint knows of."""
+
+
 class MeasureConfig(StageConfig):
     """A bench whose result is known."""
 
@@ -129,7 +136,8 @@ class MeasureConfig(StageConfig):
 
 def measure(config: MeasureConfig, inputs: Mapping[str, Bound], context: Context) -> Outputs:
     """A report of a student and a teacher with this lower bound of the speed-up."""
-    cell = faster(config.bound, (config.bound, config.bound))
+    bound = config.bound * MACHINE["speed"]
+    cell = faster(bound, (bound, bound))
     write(report(comparisons=[comparison(speedup=[cell])]), context.folder)
     return Outputs({})
 
@@ -167,7 +175,13 @@ def test_a_recipe_goes_on_behind_an_open_gate(tmp_path: Path) -> None:
     verdicts = read_json(tmp_path / "run" / "stages" / "02-gate" / "gate.json")["verdicts"]
     assert [each["holds"] for each in verdicts] == [True, True]
     assert (tmp_path / "run" / "artifacts" / "packed-seed1").is_dir()
-    assert {step.status for step in go(tmp_path).steps} == {"cached"}
+    assert status(go(tmp_path)) == {"01-measured": "cached", "02-gate": "done", "03-packed-seed2": "cached"}
+
+
+def status(result: RunResult) -> dict[str, str]:
+    """Of the steps around the gate."""
+    names = ("01-measured", "02-gate", "03-packed-seed2")
+    return {step.name: step.status for step in result.steps if step.name in names}
 
 
 def test_a_recipe_stops_at_a_shut_gate_and_keeps_what_is_finished(tmp_path: Path) -> None:
@@ -190,17 +204,80 @@ def test_a_gate_decides_anew_when_the_report_changes(tmp_path: Path) -> None:
         go(tmp_path, "stages.measured.bound=4.5")
 
 
+def test_a_gate_decides_anew_when_the_same_bench_measures_something_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go(tmp_path)
+    shutil.rmtree(tmp_path / "run" / "stages" / "01-measured")
+    monkeypatch.setitem(MACHINE, "speed", 0.5)
+    with pytest.raises(GateError, match=r"lower bound 2.75x, asked >= 5.00x"):
+        go(tmp_path)
+
+
+def test_a_plan_shows_that_the_gate_decides_anew(tmp_path: Path) -> None:
+    go(tmp_path)
+    loaded = load_recipe(tmp_path / "recipe.yaml", stages=TABLE)
+    found = plan(loaded, tmp_path / "run", device="cpu", stages=TABLE)
+    again = [(step.name, step.why) for step in found.steps if not step.cached]
+    assert again == [("02-gate", "decided anew every time")]
+
+
+def given(folder: Path, gate: str = "") -> str:
+    """A recipe that gates a report which is there already."""
+    text = RECIPE.replace("stages:", f"inputs: {{measured: '{folder}'}}\nstages:").replace(
+        "min_speedup: 5", f"min_speedup: 5{gate}"
+    )
+    return "\n".join(line for line in text.splitlines() if "stage: measure" not in line)
+
+
 def test_a_gate_may_read_a_report_that_exists_already(tmp_path: Path, measured: Path) -> None:
-    other = tmp_path / "other"
-    measured.rename(other)
-    text = RECIPE.replace("stages:", f"inputs: {{measured: {other}}}\nstages:")
-    text = "\n".join(line for line in text.splitlines() if "stage: measure" not in line)
+    other = measured.rename(tmp_path / "other")
+    text = given(other)
     assert [step.status for step in go(tmp_path, text=text).steps] == ["done"] * 5
     (other / "notes.txt").write_text("whatever else lies in the run folder has no say")
-    assert {step.status for step in go(tmp_path, text=text).steps} == {"cached"}
+    again = go(tmp_path, text=text).steps
+    assert [step.name for step in again if step.status == "done"] == ["01-gate"]
     write(report(comparisons=[comparison(speedup=[faster(4.0, (3.9, 4.1))])]), other)
     with pytest.raises(GateError):
         go(tmp_path, text=text)
+
+
+def test_a_gate_reads_the_report_of_every_seed(tmp_path: Path) -> None:
+    write(report(), tmp_path / "m-1")
+    write(report(comparisons=[comparison(speedup=[faster(4.0, (3.9, 4.1))])]), tmp_path / "m-2")
+    text = given(tmp_path / "m-{seed}")
+    with pytest.raises(GateError, match=r"may not go on: seed 2: speed-up.*lower bound 3.90x") as raised:
+        go(tmp_path, text=text)
+    assert "seed 1" not in str(raised.value)
+    write(report(), tmp_path / "m-2")
+    verdicts = go(tmp_path, text=text).steps[2].metrics["verdicts"]
+    assert [each["what"].partition(":")[0] for each in verdicts] == ["seed 1", "seed 1", "seed 2", "seed 2"]
+
+
+@pytest.mark.parametrize(
+    ("gate", "said"),
+    [
+        (", metric: ndcg@20", "'measured' does not measure 'ndcg@20' (did you mean 'ndcg@10'"),
+        (", load: full", "'measured' has no load 'full', only real"),
+        (", batch: 8", "'measured' times no batch of 8, only of 1"),
+    ],
+)
+def test_what_a_given_report_does_not_hold_is_told_before_anything_runs(
+    tmp_path: Path, measured: Path, gate: str, said: str
+) -> None:
+    with pytest.raises(InputError, match=re.escape(said)):
+        go(tmp_path, text=given(measured.rename(tmp_path / "other"), gate))
+
+
+def test_a_given_report_is_read_before_anything_runs(tmp_path: Path, measured: Path) -> None:
+    other = measured.rename(tmp_path / "other")
+    with pytest.raises(InputError, match=r"does not compare 'studnet' \(did you mean 'student'"):
+        go(tmp_path, text=given(other).replace("student", "studnet"))
+    file = other / "report.json"
+    file.write_text(file.read_text().replace('"schema_version": 1', '"schema_version": 2'))
+    with pytest.raises(InputError, match="schema_version 2; this recpress reads schema_version 1"):
+        go(tmp_path, text=given(other))
+    assert not (tmp_path / "run").exists()
 
 
 def test_only_a_report_can_be_gated(tmp_path: Path) -> None:
@@ -210,14 +287,14 @@ def test_only_a_report_can_be_gated(tmp_path: Path) -> None:
         go(tmp_path, "stages.packed.of=measured")
 
 
-def real(tmp_path: Path, gate: str) -> Any:
+def real(tmp_path: Path, gate: str, *, bench: str = "", more: str = "") -> Any:
     """The check of a recipe with the real stages."""
     file = tmp_path / "recipe.yaml"
     file.write_text(
-        "name: x\ndata: {source: synthetic}\nstages:\n"
+        f"name: x\ndata: {{source: synthetic}}\n{more}stages:\n"
         "  - {stage: train, as: teacher, model: {kind: sasrec}}\n"
         "  - {stage: train, as: student, model: {kind: sasrec}}\n"
-        "  - {stage: bench, as: measured, compare: [teacher, student]}\n"
+        f"  - {{stage: bench, as: measured, compare: [teacher, student]{bench}}}\n"
         f"  - {{stage: gate, of: measured, {gate}}}\n"
     )
     return load_recipe(file).recipe.stages[-1]
@@ -234,3 +311,17 @@ def test_a_recipe_with_a_gate_is_checked_before_anything_runs(tmp_path: Path) ->
         real(tmp_path, "candidate: student, against: teacher")
     with pytest.raises(InputError, match=r"min_qualty: unknown key \(did you mean 'min_quality'"):
         real(tmp_path, "candidate: student, against: teacher, min_qualty: 1")
+
+
+def test_a_metric_and_a_floor_that_the_bench_will_not_measure_are_told_before_anything_runs(
+    tmp_path: Path,
+) -> None:
+    asked = "candidate: student, against: teacher"
+    with pytest.raises(InputError, match=r"stages\.3\.metric: 'measured' does not measure 'ndcg@7'"):
+        real(tmp_path, f"{asked}, min_quality: 0.97, metric: ndcg@7")
+    assert real(tmp_path, f"{asked}, min_quality: 0.9, metric: ndcg@7", more="evaluation: {ks: [7]}\n")
+    assert real(tmp_path, f"{asked}, min_speedup: 2, metric: ndcg@7"), "the metric is not asked for"
+    floor = f"{asked}, max_aa_floor: 0.05"
+    assert real(tmp_path, floor)
+    with pytest.raises(InputError, match=r"stages\.3\.max_aa_floor: 'measured' measures no A/A floor"):
+        real(tmp_path, floor, bench=", aa: false")

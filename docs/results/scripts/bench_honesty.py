@@ -2,9 +2,10 @@
 
 Through the same machinery as `recpress bench`: children pinned to the same cores, interleaved rounds, ratios
 of medians. The reference lives in two of them (A/A), the slowed one in a third: it measures each of its own
-calls and keeps the core busy for a further share of that time. An honest bench finds the slowdown (the
-interval of the speed-up lies below 1, and the ratio is further from 1 than the A/A floor) and nothing between
-A and A.
+calls and keeps the core busy for a further share of that time. An honest bench finds the slowdown
+(`detected`: the interval of the speed-up lies below 1 by more than the far end of the A/A interval, the same
+rule as in the findings of a report), finds it as large as it is (`covers`: the interval holds the planted
+ratio), and finds nothing between A and A.
 
 Run: RECPRESS_DATA=DIR python docs/results/scripts/bench_honesty.py [--scorer CHECKPOINT-OR-ARTIFACT]
      [--source amazon-beauty] [--batch 32] [--slowdown 0.1] [--threads 1] [--rounds 200] [--repeats 5]
@@ -29,6 +30,8 @@ from bench.crew import TWIN, Crew, Limits
 from bench.environment import environment
 from bench.latency import latency, speedup
 from bench.loads import Load, make_load
+from bench.report import wording
+from bench.report.schema import Speedup
 from bench.timing import time_cell
 from recommender.data.config import DataConfig
 from recommender.data.prepare import prepare
@@ -104,21 +107,30 @@ def measured(ref: ScorerRef, load: Load, options: argparse.Namespace, seed: int)
         disturbed = {"restless": dict(crew.restless), "waited_share": waited}
         cores = crew.cores
     found = speedup(timed, SLOWED, REFERENCE, draws=DRAWS, seed=seed)
-    assert found.aa_floor is not None and found.aa_ci95 is not None and found.ci95 is not None
     return {
         "threads": options.threads,
         "cores": cores,
         "rounds": len(timed.seconds[REFERENCE]),
         "p50_ms": latency(timed, REFERENCE).p50_ms,
-        "aa_floor": found.aa_floor,
-        "aa_ci95": found.aa_ci95,
-        "planted": options.slowdown,
-        "ratio": found.ratio,
-        "ci95": found.ci95,
-        "expected_ratio": 1 / (1 + options.slowdown),
-        "detected": found.ci95[1] < 1 and 1 - found.ratio > found.aa_floor,
+        **verdict(found, options.slowdown),
         **disturbed,
         "load_average_before": before,
+    }
+
+
+def verdict(found: Speedup, slowdown: float) -> dict[str, Any]:
+    """What the bench made of a planted slowdown, and whether that is right."""
+    assert found.aa_floor is not None and found.aa_ci95 is not None and found.ci95 is not None
+    expected = 1 / (1 + slowdown)
+    return {
+        "aa_floor": found.aa_floor,
+        "aa_ci95": found.aa_ci95,
+        "planted": slowdown,
+        "ratio": found.ratio,
+        "ci95": found.ci95,
+        "expected_ratio": expected,
+        "detected": wording.speed_tone(found) == "worse",
+        "covers": found.ci95[0] <= expected <= found.ci95[1],
     }
 
 

@@ -1,8 +1,9 @@
 """Times training steps of a deep and a shallow body of the same width: what an epoch costs less.
 
-Steps of both are interleaved (the same users in the same round) and medians taken; an epoch is the median
-times its steps. The ratio cannot reach the ratio of the depths: the softmax over the catalogue costs both
-the same.
+Steps of both are interleaved (the same users in the same round; they take turns in being first) and medians
+taken; an epoch is the median times its steps. A step is timed with the making of its batches, which the
+training loop makes, too. The ratio cannot reach the ratio of the depths: batches and the softmax over the
+catalogue cost both the same.
 
 Run: RECPRESS_DATA=DIR python docs/results/scripts/training_depth.py --hidden 64 [--deep 32] [--shallow 4]
 Appends one JSON row to docs/results/raw/training_depth.jsonl.
@@ -13,6 +14,7 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -45,16 +47,23 @@ class Trained:
         self.body_parameters = sum(p.numel() for p in model.bodies()["user"].blocks.parameters())  # type: ignore[attr-defined]
 
     def step(self, sequences: TrainingSequences, index: int, batch_size: int) -> None:
-        """One optimizer step, as the training loop makes it."""
+        """One optimizer step with its batches, as the training loop makes them."""
+        started = time.perf_counter()
         tokens = TrainSettings().micro_batch_tokens
         step = next(sequences.epoch(index, seed=0, batch_size=batch_size, tokens=tokens))
-        started = time.perf_counter()
         for batch in step.batches:
             (self.objective(batch)["loss"] / step.positions).backward()
         torch.nn.utils.clip_grad_norm_(self.objective.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.seconds.append(time.perf_counter() - started)
+
+
+def interleave(models: Sequence[Trained], sequences: TrainingSequences, rounds: int, batch_size: int) -> None:
+    """One step of each model per round, the first one is for warming up; who begins changes every round."""
+    for index in range(rounds + 1):
+        for model in models if index % 2 else reversed(models):
+            model.step(sequences, index, batch_size)
 
 
 def main() -> None:
@@ -77,9 +86,7 @@ def main() -> None:
     models = {
         layers: Trained(layers, options, prepared.n_items) for layers in (options.deep, options.shallow)
     }
-    for index in range(options.rounds + 1):
-        for model in models.values():
-            model.step(sequences, index, options.batch)
+    interleave(list(models.values()), sequences, options.rounds, options.batch)
     deep, shallow = (models[layers].seconds[1:] for layers in (options.deep, options.shallow))
     steps = sequences.steps_per_epoch(options.batch)
     row = {

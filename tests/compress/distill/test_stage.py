@@ -164,6 +164,9 @@ def test_lora_student_trains_adapters_and_is_saved_without_them(
     student, _ = distill(start, teacher, context, epochs=1)
     old, new = weights(start), weights(student)
     assert old.keys() == new.keys()
+    torch.manual_seed(99)  # adapters come from the context's seed
+    again = weights(distill(start, teacher, make_context("again"), epochs=1)[0])
+    assert all(torch.equal(new[name], again[name]) for name in new)
     changed = {name for name in old if not torch.equal(old[name], new[name])}
     in_body = {name for name in changed if name.startswith("body.")}
     assert in_body and all("up_proj" in name for name in in_body)

@@ -75,20 +75,6 @@ def test_chronological_order_holds_when_user_and_time_do_not_fit_into_one_intege
     assert chronological(users, times).tolist() == [3, 1, 2, 0]
 
 
-@given(events, st.integers(0, 5))
-def test_shuffled_ties_change_only_the_order_of_equal_times(rows: list[tuple[int, int]], seed: int) -> None:
-    users, times = columns(rows)
-    order, plain = chronological(users, times, seed), chronological(users, times)
-    assert sorted(order.tolist()) == list(range(len(rows)))
-    assert (users[order] == users[plain]).all() and (times[order] == times[plain]).all()
-    assert (order == chronological(users, times, seed)).all()
-
-
-def test_shuffled_ties_differ_between_seeds() -> None:
-    users, times = np.zeros(50, np.int32), np.zeros(50, np.int64)
-    assert chronological(users, times, 1).tolist() != chronological(users, times, 2).tolist()
-
-
 def test_ties_are_counted_inside_a_user_only() -> None:
     users, times = columns([(0, 1), (0, 1), (0, 2), (1, 2), (1, 2), (1, 2)])
     assert count_ties(users, times) == 3

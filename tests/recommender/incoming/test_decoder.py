@@ -269,6 +269,16 @@ def test_a_window_with_a_prompt_must_fit(theirs: Any, bring_in: Import, item_map
         bring_in(**options, items=item_map, prefix="bought items :")
 
 
+def test_item_vectors_that_are_too_narrow_are_refused(
+    theirs: Any, bring_in: Import, item_map: Path, tmp_path: Path
+) -> None:
+    _, options = theirs
+    np.save(tmp_path / "narrow.npy", np.ones((FOREIGN + 1, 3)))
+    with pytest.raises(InputError, match=r"item_dim is 3.*greater than or equal to 4"):
+        bring_in(**options | {"vectors": tmp_path / "narrow.npy", "projections": None}, items=item_map)
+    assert not (tmp_path / "run" / "out" / "checkpoint").exists()
+
+
 @pytest.mark.parametrize(
     ("maps", "told"),
     [

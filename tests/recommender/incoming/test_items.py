@@ -71,6 +71,28 @@ def test_a_wrong_map_is_refused(text: str, told: str, tmp_path: Path) -> None:
     assert told in str(caught.value) and "map.csv" in str(caught.value)
 
 
+def test_a_row_that_is_no_item_is_null_in_a_list(tmp_path: Path) -> None:
+    found = read_map(write(tmp_path / "map.json", [None, "a", None, "b"]))
+    assert found.rows() == [(1, "a"), (3, "b")]
+
+
+def test_numbers_for_numbers_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"which are the rows.*\n.*write records"):
+        read_map(write(tmp_path / "map.json", {"1": 3952, "2": 17}))
+    records = [{"index": 1, "item_id": 3952}, {"index": 2, "item_id": 17}]
+    assert read_map(write(tmp_path / "map.json", records)).rows() == [(1, "3952"), (2, "17")]
+    assert read_map(write(tmp_path / "map.json", {"1": "3952"})).rows() == [(1, "3952")]
+
+
+def test_an_index_with_a_fraction_is_refused(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"index": [1.7, 2.0], "item_id": ["a", "b"]})
+    frame.write_parquet(tmp_path / "map.parquet")
+    with pytest.raises(InputError, match=r"1 of 2 entries.*index 1\.7 with item_id 'a'"):
+        read_map(tmp_path / "map.parquet")
+    frame[1:].write_parquet(tmp_path / "map.parquet")  # whole ones are what a column with gaps becomes
+    assert read_map(tmp_path / "map.parquet").rows() == [(2, "b")]
+
+
 @pytest.mark.parametrize("document", ["[1, 2", '"text"', "[]", "{}", '[["a", 1]]', '{"a": 1.5}', "[1.5]"])
 def test_json_of_another_form_is_refused(document: str, tmp_path: Path) -> None:
     (tmp_path / "map.json").write_text(document)

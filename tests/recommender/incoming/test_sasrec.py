@@ -10,8 +10,11 @@ import torch
 from recommender.checkpoint import load_checkpoint, read_info
 from recommender.data.prepared import Prepared
 from recommender.errors import InputError
+from recommender.evaluate import quality
 from recommender.models.config import SasrecConfig
 from recommender.models.interface import History
+from recommender.ranking import TorchScorer
+from tests.recommender.fixtures import context_for
 from tests.recommender.incoming.conftest import ITEMS, MAX_LENGTH, Import, public_sasrec, saved
 from tests.recommender.incoming.public_sasrec import VERSIONS, Version
 
@@ -84,7 +87,7 @@ def test_a_longer_window_than_the_data_is_kept_and_told(
         found = ours.user_vector(padded(rows, 11)) @ ours.item_table()[1:].T
     torch.testing.assert_close(found, expected[:, numbers], atol=1e-5, rtol=1e-5)
     assert outputs.metrics["max_length"] == 12
-    assert any("reads 12 items" in told.get("text", "") for _, told in notes)
+    assert any("could read 12 items, but is given 8" in told.get("text", "") for _, told in notes)
 
 
 @pytest.mark.parametrize(("zero", "padding"), [(True, "attended"), (False, "zeroed")])
@@ -162,7 +165,15 @@ def test_a_file_of_another_form_is_refused(
     [
         ({"heads": 3}, "3 heads do not divide its width 8"),
         ({"max_length": 20}, "positions for 8 items, but data.max_length is 20"),
-        ({"max_length": 7, "padding": "auto"}, "say which: padding: attended (its maxlen was 7)"),
+        (
+            {"max_length": 7, "padding": "auto"},
+            "say which: padding: attended (its maxlen was 7), or zeroed (8)",
+        ),
+        (
+            {"max_length": 5, "padding": "auto"},
+            "say which: padding: attended (its maxlen was 7), or zeroed (8)",
+        ),
+        ({"max_length": 9, "padding": "auto"}, "positions for 8 items, but data.max_length is 9"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(
@@ -172,6 +183,30 @@ def test_sizes_that_do_not_fit_are_refused(
     with pytest.raises(InputError) as caught:
         bring_in(path=file, items=item_map, **(options("zeroed") | values))
     assert told in str(caught.value)
+
+
+def test_validation_reads_what_the_bench_reads(
+    bring_in: Import, item_map: Path, prepared: Prepared, tmp_path: Path
+) -> None:
+    file = saved(public_sasrec().state_dict(), tmp_path / "sasrec.safetensors")
+    folder, outputs = bring_in(path=file, items=item_map, max_length=1, **options("zeroed"))
+    context = context_for(prepared, tmp_path / "bench", max_length=1)
+    benched = quality(
+        TorchScorer(load_checkpoint(folder)),
+        prepared,
+        context.split,
+        "valid",
+        context.evaluation,
+        max_length=1,
+    )
+    assert outputs.metrics["mrr"] == pytest.approx(benched["mrr"])
+
+
+def test_a_model_that_is_too_narrow_is_refused(bring_in: Import, item_map: Path, tmp_path: Path) -> None:
+    file = saved(public_sasrec(hidden=2).state_dict(), tmp_path / "sasrec.safetensors")
+    with pytest.raises(InputError, match=r"hidden is 2.*greater than or equal to 4") as caught:
+        bring_in(path=file, items=item_map, **options("zeroed"))
+    assert str(file) in str(caught.value)
 
 
 def test_an_index_outside_the_table_is_refused(bring_in: Import, item_map: Path, tmp_path: Path) -> None:

@@ -55,8 +55,26 @@ def test_one_of_several_tensors_is_chosen_by_name(tmp_path: Path) -> None:
         read_vectors(file, "tabel")
 
 
+def test_what_is_not_chosen_may_hold_anything(tmp_path: Path) -> None:
+    numbers = torch.arange(3)
+    file = saved({"table": TABLE, "ids": numbers, "nan": TABLE * torch.nan}, tmp_path / "v.safetensors")
+    torch.testing.assert_close(read_vectors(file, "table").table, TABLE)
+    for name, told in (("ids", "ids holds torch.int64"), ("nan", "nan holds 112 values")):
+        with pytest.raises(InputError, match=told):
+            read_vectors(file, name)
+
+
 def _objects(file: Path) -> None:
     np.save(file, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+
+
+def _archive(file: Path) -> None:
+    with file.open("wb") as opened:
+        np.savez(opened, table=TABLE.numpy())
+
+
+def _frame(**columns: Any) -> pl.DataFrame:
+    return pl.DataFrame({"item_id": ["a", "b"], **columns})
 
 
 @pytest.mark.parametrize(
@@ -85,6 +103,12 @@ def _objects(file: Path) -> None:
             lambda f: pl.DataFrame({"item_id": ["a", "b"], "vector": [[1.0], [None]]}).write_parquet(f),
             "NaN",
         ),
+        ("v.parquet", lambda f: _frame(vector=[["a"], ["b"]]).write_parquet(f), "cannot be read"),
+        ("v.parquet", lambda f: _frame(vector=[[[1.0]], [[2.0]]]).write_parquet(f), "cannot be read"),
+        ("v.parquet", lambda f: _frame(vector_0=["a", "b"]).write_parquet(f), "cannot be read"),
+        ("v.parquet", lambda f: _frame(vector_0=[[1.0], [2.0]]).write_parquet(f), "cannot be read"),
+        ("v.npy", _archive, "an archive of arrays (.npz)"),
+        ("v.npy", lambda f: f.write_bytes(b"PK\x03\x04 and no more"), "cannot be read as a NumPy array"),
     ],
 )
 def test_a_broken_table_is_refused(name: str, make: Any, told: str, tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ def test_frozen_item_vectors_are_taken_over_and_not_trained() -> None:
 def test_adapters_train_alone_and_merge_to_the_same_function() -> None:
     model = model_of("llama")
     assert isinstance(model, LlmRecommender)
-    add_adapters(model.body, LoraSettings(r=2, dropout=0.0))
+    add_adapters(model.body, LoraSettings(r=2, dropout=0.0), seed=0)
     trained = [name for name, p in model.body.named_parameters() if p.requires_grad]
     assert trained and all("lora_" in name for name in trained)
     for name, parameter in model.body.named_parameters():
@@ -177,7 +177,22 @@ def test_adapters_train_alone_and_merge_to_the_same_function() -> None:
         torch.testing.assert_close(model.user_vector(History(batch())), before, atol=1e-5, rtol=1e-4)
     assert not any("lora" in name for name, _ in model.named_parameters())
     with pytest.raises(InputError, match="no linear layer named nope"):
-        add_adapters(model.body, LoraSettings(targets=("nope",)))
+        add_adapters(model.body, LoraSettings(targets=("nope",)), seed=0)
+
+
+def test_adapters_start_where_their_seed_says() -> None:
+    def start(seed: int, noise: int) -> dict[str, torch.Tensor]:
+        torch.manual_seed(noise)
+        model = model_of("llama")
+        assert isinstance(model, LlmRecommender)
+        state = torch.get_rng_state()
+        add_adapters(model.body, LoraSettings(r=2), seed=seed)
+        assert torch.equal(torch.get_rng_state(), state)
+        return {name: p for name, p in model.body.named_parameters() if "lora_A" in name}
+
+    one, again, other = start(1, 5), start(1, 6), start(2, 5)
+    assert one and all(torch.equal(one[name], again[name]) for name in one)
+    assert not any(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ def vectors(model: SequentialRecommender) -> Tensor:
 def train_adapters(model: SequentialRecommender, steps: int = 4) -> None:
     lora = config_of(Path(".")).lora
     assert lora is not None
-    add_adapters(body_of(model), lora)
+    add_adapters(body_of(model), lora, seed=0)
     weights = [tensor for tensor in model.parameters() if tensor.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=1e-2)
     for _ in range(steps):
@@ -109,6 +109,14 @@ def test_a_body_that_an_evaluation_would_change_is_not_loaded(
     monkeypatch.setattr("recommender.models.quantized.never_pack", lambda backbone: None)
     with pytest.raises(StageError, match="bitsandbytes has changed"):
         load_quantized(str(folder), "nf4")
+
+
+def test_a_body_in_which_nothing_is_quantized_is_refused(tmp_path: Path) -> None:
+    LlamaModel(
+        LlamaConfig(hidden_size=16, num_attention_heads=2, num_hidden_layers=0, vocab_size=8)
+    ).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="nothing in it was quantized"):
+        load_quantized(str(tmp_path), "nf4")
 
 
 @pytest.mark.parametrize("load_in", ["nf4", "int8"])

@@ -280,6 +280,20 @@ class TestStage:
         assert {"gate_proj", "down_proj", "items"} <= changed
         assert not changed & {"q_proj", "k_proj", "input_layernorm"}
 
+    def test_adapters_are_drawn_from_the_seed(self, context: Context, tmp_path: Path) -> None:
+        config = self.config(
+            **LlmConfig(layers=1, hidden=16, item_dim=8, lora=LoraSettings(r=2)).model_dump()
+        )
+        ends = []
+        for noise, seed in ((1, 1), (2, 1), (1, 2)):
+            torch.manual_seed(noise)
+            (scratch := tmp_path / f"scratch-{noise}-{seed}").mkdir()
+            run(config, {}, replace(context, seed=seed, scratch=scratch))
+            ends.append(load_checkpoint(context.folder / "checkpoint").state_dict())
+        one, again, other = ends
+        assert all(torch.equal(one[name], again[name]) for name in one)
+        assert any(not torch.equal(one[name], other[name]) for name in one)
+
     def test_suffix_with_all_positions_is_refused(self) -> None:
         (problem,) = self.config(kind="llm", backbone="some-name", suffix="x").problems({})
         assert problem[0] == "positions" and "suffix" in problem[1]
@@ -305,7 +319,7 @@ prepared = Prepared(data)
 losses = []
 from dataclasses import replace
 context = context_for(prepared, out, seed=3)
-context = replace(context, progress=lambda event, v: losses.append(v["loss"]) if event == "step" else None)
+context = replace(context, progress=lambda event, v: ends.append(v["loss"]) if event == "step" else None)
 model = build_model(SasrecConfig(hidden=16, layers=1, dropout=0.0), n_items=20, max_length=10, seed=1)
 settings = TrainSettings(epochs=25, batch_size=15, optimizer="sgd", learning_rate=0.5, precision="fp64")
 settings = settings.model_copy(update={"patience": None})
