@@ -1,12 +1,21 @@
-"""Takes the numbers of finished runs into docs/results/raw/runs.jsonl, one row per candidate and run.
+"""Takes the numbers of finished runs into docs/results/raw/runs.jsonl.
 
-Run: python docs/results/scripts/collect.py RUN_FOLDER...
+One row per candidate, comparison and stage.
+
+A run without a report (its stages were made as jobs of their own, and are evaluated by another run) gives its
+stages only. A stage that several runs share is taken once.
+
+Run: python docs/results/scripts/collect.py [--out FILE] RUN_FOLDER...
 """
 
 import argparse
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 RESULTS = Path(__file__).resolve().parents[1] / "raw" / "runs.jsonl"
 
@@ -15,27 +24,46 @@ def main() -> None:
     """Read each run's report.json and stage records, append what a later session needs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("runs", nargs="+", type=Path)
-    with RESULTS.open("a") as file:
-        for run in parser.parse_args().runs:
-            report = json.loads((run / "report.json").read_text())
-            command = re.sub(r"--out \S+", f"--out runs/{run.name}", report["command"])
-            common = {
-                "created": report["created"],
-                "command": command,
-                "recipe": report["recipe"],
-                "seeds": report["seeds"],
-                "dataset": report["dataset"],
-                "evaluation": report["evaluation"],
-                "environment": report["environment"],
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    taken: set[str] = set()
+    with options.out.open("a") as file:
+        for run in options.runs:
+            for row in [*of_report(run), *of_stages(run, taken)]:
+                file.write(json.dumps(row) + "\n")
+
+
+def of_report(run: Path) -> Iterator[dict[str, Any]]:
+    """A row per candidate and comparison."""
+    if not (run / "report.json").exists():
+        return
+    report = json.loads((run / "report.json").read_text())
+    common = {
+        "run": run.name,
+        "created": report["created"],
+        "command": re.sub(r"--out \S+", f"--out runs/{run.name}", report["command"]),
+        **{key: report[key] for key in ("recipe", "seeds", "dataset", "evaluation", "environment")},
+    }
+    yield from (common | {"candidate": candidate} for candidate in report["candidates"])
+    yield from (common | {"comparison": comparison} for comparison in report["comparisons"])
+
+
+def of_stages(run: Path, taken: set[str]) -> Iterator[dict[str, Any]]:
+    """A row per stage that no earlier run had."""
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    for file in sorted(run.glob("stages/*/stage.json")):
+        stage = json.loads(file.read_text())
+        if stage["fingerprint"] not in taken and stage["stage"] != "bench":
+            taken.add(stage["fingerprint"])
+            kept = {key: stage[key] for key in ("stage", "name", "seconds", "config", "metrics")}
+            yield {
+                "run": run.name,
+                "created": stage["created"],
+                "data": recipe["data"]["source"],
+                "seeds": stage["seeds"],
+                "versions": stage["parts"]["versions"],
+                "record": kept,
             }
-            for candidate in report["candidates"]:
-                file.write(json.dumps(common | {"candidate": candidate}) + "\n")
-            for comparison in report["comparisons"]:
-                file.write(json.dumps(common | {"comparison": comparison}) + "\n")
-            for record in sorted(run.glob("stages/*/stage.json")):
-                stage = json.loads(record.read_text())
-                kept = {key: stage[key] for key in ("stage", "name", "seconds", "config", "metrics")}
-                file.write(json.dumps(common | {"record": kept}) + "\n")
 
 
 if __name__ == "__main__":
