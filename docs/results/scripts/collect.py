@@ -50,8 +50,12 @@ def of_report(run: Path) -> Iterator[dict[str, Any]]:
 
 def of_stages(run: Path, taken: set[str]) -> Iterator[dict[str, Any]]:
     """A row per stage that no earlier run had."""
-    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
-    for file in sorted(run.glob("stages/*/stage.json")):
+    files = sorted(run.glob("stages/*/stage.json"))
+    if not files:
+        return
+    top = next(folder for folder in (run, *run.parents) if (folder / "recipe.yaml").exists())  # of a variant
+    recipe = yaml.safe_load((top / "recipe.yaml").read_text())
+    for file in files:
         stage = json.loads(file.read_text())
         if stage["fingerprint"] not in taken and stage["stage"] != "bench":
             taken.add(stage["fingerprint"])
