@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.config import CostSettings
-from bench.report.schema import CandidateReport, Cost, CostRow, Energy, Latency
+from bench.report.parts import Cost, CostRow
+from bench.report.schema import CandidateReport, Energy, Latency
 
 METERS = {
     "rapl": "whole processor packages, without memory and the rest of the machine",

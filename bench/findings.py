@@ -5,15 +5,8 @@ from typing import Literal
 
 from bench.quality import key_metric
 from bench.report import wording
-from bench.report.schema import (
-    CandidateReport,
-    Comparison,
-    Finding,
-    QualityRatio,
-    Report,
-    SliceRatio,
-    Speedup,
-)
+from bench.report.parts import Finding, QualityRatio, SliceRatio
+from bench.report.schema import CandidateReport, Comparison, Report, Speedup
 
 NON_INFERIOR = 0.97
 """Share of the reference's quality whose lower bound makes a candidate non-inferior."""

@@ -6,7 +6,8 @@ from typing import Any
 
 from bench.demand import Demand
 from bench.report import wording
-from bench.report.schema import CandidateReport, Comparison, Interval, QualityRatio, Report, Speedup
+from bench.report.parts import Interval, QualityRatio
+from bench.report.schema import CandidateReport, Comparison, Report, Speedup
 from recommender.errors import InputError, nearest
 
 NO_INTERVAL = "no interval: too few {of}, so nothing can be said with 95% confidence"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.candidates import Candidate
-from bench.report.schema import Provenance
+from bench.report.parts import Provenance
 from recommender.data.prepared import Prepared
 from recommender.errors import InputError
 from recommender.files import folder_digest, read_json, sha256_file

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from bench.quality import Judged
-from bench.report.schema import RankChange
+from bench.report.parts import RankChange
 from bench.slices import Float64, Int64
 
 SMALLEST = 10

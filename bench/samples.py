@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from bench.quality import Judged
-from bench.report.schema import Sample, Suggestions
+from bench.report.parts import Sample, Suggestions
 from recommender.data.prepared import Prepared, Split
 
 NEWEST = 6

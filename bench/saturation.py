@@ -20,7 +20,8 @@ import numpy as np
 from bench.config import OpenLoopSettings
 from bench.latency import MIN_SAMPLES
 from bench.open_loop import Float64, OpenLoopSamples
-from bench.report.schema import Latency, Saturation
+from bench.report.parts import Saturation
+from bench.report.schema import Latency
 
 Ask = Callable[[float, float], OpenLoopSamples]
 """(requests per second, seconds of the window) -> what became of them; asks the child process."""

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from bench.report.schema import Sample
+from bench.report.parts import Sample
 from bench.report.table import Table
 
 

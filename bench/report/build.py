@@ -13,17 +13,14 @@ from bench.latency import speedup
 from bench.quality import Judged, key_metric
 from bench.report.cells import pareto, quality_ratio, slice_ratios
 from bench.report.notes import notes
+from bench.report.parts import Provenance, RankChange, Sample, Saturation
 from bench.report.schema import (
     CandidateReport,
     Comparison,
     Dataset,
     Environment,
     Evaluation,
-    Provenance,
-    RankChange,
     Report,
-    Sample,
-    Saturation,
     Sections,
     SeedQuality,
     Slice,

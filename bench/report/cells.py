@@ -6,7 +6,7 @@ from bench.candidates import Candidate
 from bench.compare import Ratio, Resampled, resample
 from bench.latency import Timed, latency, speed_interval
 from bench.quality import Judged
-from bench.report.schema import Pareto, ParetoPoint, QualityRatio, SliceRatio
+from bench.report.parts import Pareto, ParetoPoint, QualityRatio, SliceRatio
 from bench.slices import Float64, Members
 
 

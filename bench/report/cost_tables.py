@@ -1,7 +1,8 @@
 """Tables of what candidates are and cost: size, memory, energy, money, training."""
 
 from bench.report import wording
-from bench.report.schema import Cost, Report
+from bench.report.parts import Cost
+from bench.report.schema import Report
 from bench.report.table import Cell, Table, by_reference, row, without_empty_columns
 
 

@@ -4,11 +4,12 @@ from collections.abc import Iterator
 
 from bench.report import wording
 from bench.report.blocks import Figure, Figures
+from bench.report.parts import Pareto, SliceRatio
 from bench.report.plot import Point, scatter
 from bench.report.plot_bars import share_bars
 from bench.report.plot_changes import changes
 from bench.report.plot_intervals import Row, Scale, intervals, shown_values
-from bench.report.schema import Comparison, Pareto, Report, SliceRatio
+from bench.report.schema import Comparison, Report
 from bench.report.table import by_reference, colour_of, key_name
 from bench.report.verdict import NON_INFERIOR, main_load
 

@@ -5,7 +5,8 @@ import re
 from bench.report import wording
 from bench.report.blocks import Block, Bullets, Command, Facts, Figures, Samples, Section, Tree
 from bench.report.headline import headline_table
-from bench.report.schema import Report, Sample
+from bench.report.parts import Sample
+from bench.report.schema import Report
 from bench.report.sections import sections
 from bench.report.table import Table
 from bench.report.visible import visible

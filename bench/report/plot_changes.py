@@ -6,7 +6,7 @@ from itertools import pairwise
 from markupsafe import Markup
 
 from bench.report.axes import Axis, linear_axis
-from bench.report.schema import RankChange
+from bench.report.parts import RankChange
 from bench.report.svg import WIDTH, drawing, hint, path, text, upright, width_of
 
 HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 240, 62, 14, 30, 46

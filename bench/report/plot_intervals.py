@@ -6,7 +6,7 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from bench.report.axes import Axis, linear_axis, log_axis
-from bench.report.schema import Interval
+from bench.report.parts import Interval
 from bench.report.svg import COLOURS, WIDTH, drawing, fitting, hint, path, text, width_of
 
 SIDE, TOP, BOTTOM, ROW, LANE = 10, 2, 36, 39, 16

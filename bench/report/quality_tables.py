@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from bench.report import wording
-from bench.report.schema import CandidateReport, Comparison, QualityRatio, Report
+from bench.report.parts import QualityRatio
+from bench.report.schema import CandidateReport, Comparison, Report
 from bench.report.table import Cell, Table, by_reference, key_name, row, without_empty_columns
 
 

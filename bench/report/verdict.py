@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from bench.report import wording
-from bench.report.schema import Comparison, QualityRatio, Report, Speedup
+from bench.report.parts import QualityRatio
+from bench.report.schema import Comparison, Report, Speedup
 from bench.report.table import key_name
 
 NON_INFERIOR = 0.97

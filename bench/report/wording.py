@@ -2,7 +2,8 @@
 
 import re
 
-from bench.report.schema import Evaluation, Interval, QualityRatio, Speedup
+from bench.report.parts import Interval, QualityRatio
+from bench.report.schema import Evaluation, Speedup
 
 ABSENT = "–"  # noqa: RUF001 - an en dash is what stands for "no number" in print
 

@@ -2,13 +2,13 @@
 
 from typing import Any
 
+from bench.report.parts import QualityRatio
 from bench.report.schema import (
     CandidateReport,
     Comparison,
     Dataset,
     Environment,
     Evaluation,
-    QualityRatio,
     Report,
     Sections,
     Speedup,

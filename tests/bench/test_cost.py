@@ -2,7 +2,8 @@ import pytest
 
 from bench.config import CostSettings
 from bench.cost import cost_card
-from bench.report.schema import CandidateReport, Cost, CostRow, Energy, Latency
+from bench.report.parts import Cost, CostRow
+from bench.report.schema import CandidateReport, Energy, Latency
 
 
 def timed(batch: int, users_per_second: float, load: str = "real", **more: object) -> Latency:

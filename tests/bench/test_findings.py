@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from bench.findings import findings
-from bench.report.schema import Finding, Report
+from bench.report.parts import Finding
+from bench.report.schema import Report
 from tests.bench.reports import QUALITY, candidate, comparison, faster, kept, report
 
 

@@ -2,25 +2,21 @@
 
 import math
 
-from bench.report.schema import (
+from bench.report.parts import (
     Cost,
     CostRow,
-    Dataset,
-    Environment,
-    Evaluation,
     Finding,
     Pareto,
     ParetoPoint,
     Provenance,
     QualityRatio,
     RankChange,
-    Report,
     Sample,
     Saturation,
-    Sections,
     SliceRatio,
     Suggestions,
 )
+from bench.report.schema import Dataset, Environment, Evaluation, Report, Sections
 from recommender.profile import Cut, Depth, DepthProfile, Removal
 from tests.bench.report.full_candidates import (
     BATCHES,

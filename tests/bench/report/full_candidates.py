@@ -4,12 +4,12 @@ import math
 from collections.abc import Iterator
 from typing import Literal
 
+from bench.report.parts import QualityRatio
 from bench.report.schema import (
     CandidateReport,
     Comparison,
     Energy,
     Latency,
-    QualityRatio,
     SeedQuality,
     Slice,
     Speedup,

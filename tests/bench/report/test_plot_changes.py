@@ -1,7 +1,7 @@
 from xml.etree import ElementTree
 
+from bench.report.parts import RankChange
 from bench.report.plot_changes import changes
-from bench.report.schema import RankChange
 
 EDGES = [-100.5, -10.5, -3.5, -0.5, 0.5, 3.5, 10.5, 100.5]
 

@@ -1,7 +1,8 @@
 import pytest
 
 from bench import findings
-from bench.report.schema import Comparison, Interval, QualityRatio, Speedup
+from bench.report.parts import Interval, QualityRatio
+from bench.report.schema import Comparison, Speedup
 from bench.report.verdict import NON_INFERIOR, main_load, of_quality, of_speed, verdict
 from tests.bench.report.full import full_report
 

@@ -1,7 +1,7 @@
 import pytest
 
 from bench.report import wording
-from bench.report.schema import QualityRatio
+from bench.report.parts import QualityRatio
 
 
 def test_what_is_absent_is_a_dash() -> None:

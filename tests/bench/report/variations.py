@@ -2,7 +2,8 @@
 
 import json
 
-from bench.report.schema import Finding, Report, Sections
+from bench.report.parts import Finding
+from bench.report.schema import Report, Sections
 from tests.bench.report.full import full_report
 from tests.bench.report.full_candidates import SPEEDS
 
