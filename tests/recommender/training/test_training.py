@@ -305,7 +305,8 @@ class TestStage:
 
 
 LAUNCHED = """
-import json, sys
+import json, os, sys
+from dataclasses import replace
 from pathlib import Path
 from recommender.data.prepared import Prepared
 from recommender.models.build import build_model
@@ -317,14 +318,12 @@ from tests.recommender.fixtures import context_for
 data, out = Path(sys.argv[1]), Path(sys.argv[2])
 prepared = Prepared(data)
 losses = []
-from dataclasses import replace
 context = context_for(prepared, out, seed=3)
-context = replace(context, progress=lambda event, v: ends.append(v["loss"]) if event == "step" else None)
+context = replace(context, progress=lambda event, v: losses.append(v["loss"]) if event == "step" else None)
 model = build_model(SasrecConfig(hidden=16, layers=1, dropout=0.0), n_items=20, max_length=10, seed=1)
 settings = TrainSettings(epochs=25, batch_size=15, optimizer="sgd", learning_rate=0.5, precision="fp64")
 settings = settings.model_copy(update={"patience": None})
 fit(NextItem(model), model, settings, context)
-import os
 if os.environ.get("RANK", "0") == "0":
     world = os.environ.get("WORLD_SIZE", "1")
     (out / "losses.json").write_text(json.dumps({"world": world, "losses": losses}))
