@@ -48,6 +48,7 @@ class Origin:
     mask_seen: bool = True
     command: str = ""
     seed: int = 0
+    split: Any = None  # `evaluation.split` as JSON; None: not told
 
 
 def write_artifact(
@@ -108,6 +109,7 @@ def _manifest(
             "digest": prepared.digest,
             "catalogue_digest": prepared.catalogue_digest,
             "items": prepared.n_items,
+            "split": origin.split,
         },
         "mask_seen": origin.mask_seen,
         "default_variant": VARIANT,

@@ -92,6 +92,7 @@ def run(config: ExportConfig, inputs: Mapping[str, Bound], context: Context) -> 
 
 def _origin(config: ExportConfig, parent: Bound, context: Context) -> "Origin":
     from export.artifact import Origin
+    from recommender.checkpoint import split_as_json
     from recommender.files import folder_digest
 
     return Origin(
@@ -101,6 +102,7 @@ def _origin(config: ExportConfig, parent: Bound, context: Context) -> "Origin":
         mask_seen=context.evaluation.mask_seen,
         command=context.command,
         seed=context.seed,
+        split=split_as_json(context.evaluation.split),
     )
 
 

@@ -83,7 +83,7 @@ def save_checkpoint(
                 "name": prepared.meta["name"],
                 "catalogue_digest": prepared.catalogue_digest,
                 "digest": prepared.digest,
-                "split": _as_json(split),
+                "split": split_as_json(split),
             },
             "blocks": {name: len(part.blocks) for name, part in model.bodies().items()},
             "parameters": stored_parameters(model),
@@ -94,7 +94,8 @@ def save_checkpoint(
         write_json(temporary / "config.json", config)
 
 
-def _as_json(split: SplitConfig) -> Any:
+def split_as_json(split: SplitConfig) -> Any:
+    """A split as checkpoints and artifacts note it."""
     return split if isinstance(split, str) else split.model_dump(mode="json")
 
 
@@ -178,14 +179,24 @@ def check_trained_on(info: CheckpointInfo, prepared: Prepared, split: SplitConfi
     that do not say what they were trained on are checked for the catalogue only.
     """
     check_catalogue(info, prepared, where)
+    check_histories("checkpoint", info.data_digest, info.split, prepared=prepared, split=split, where=where)
+
+
+def check_histories(
+    what: str, digest: str | None, noted: Any, *, prepared: Prepared, split: SplitConfig, where: str
+) -> None:
+    """Raise InputError where the noted `digest` of prepared data or split (as JSON) is not the one at hand.
+
+    `what`: what was trained, for the message. None, in both: not known, so not checked.
+    """
     wrong = []
-    if info.data_digest not in (None, prepared.digest):
+    if digest not in (None, prepared.digest):
         wrong.append("on other histories (another log, filter or order of ties)")
-    if info.split not in (None, _as_json(split)):
-        wrong.append(f"with another split ({json.dumps(info.split)}, not {json.dumps(_as_json(split))})")
+    if noted not in (None, split_as_json(split)):
+        wrong.append(f"with another split ({json.dumps(noted)}, not {json.dumps(split_as_json(split))})")
     if wrong:
         raise InputError(
-            f"the checkpoint was trained {' and '.join(wrong)}, so maybe on what is held out here",
+            f"the {what} was trained {' and '.join(wrong)}, so maybe on what is held out here",
             where=where,
             fix="use the data and evaluation.split that it was trained with; where the log has grown since "
             "then, carry it over with the stage adapt",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from recommender.checkpoint import check_trained_on, read_info
+from recommender.checkpoint import check_histories, check_trained_on, read_info
 from recommender.data.prepared import Prepared
 from recommender.errors import InputError
 from recommender.files import read_json
@@ -99,15 +99,20 @@ def check_given(recipe: "Recipe", prepared: Prepared) -> None:
     foreign -= {name for stage in recipe.stages for name in stage.consumes if name not in stage.foreign}
     given = recipe.given().items()
     for bound in (bind(name, path) for (name, _), path in given if name not in foreign):
+        split, where = recipe.evaluation.split, str(bound.path)
         if bound.kind == "checkpoint":
-            split = recipe.evaluation.split
-            check_trained_on(read_info(bound.path), prepared, split, str(bound.path))
-        elif _catalogue_of(bound) not in (None, prepared.catalogue_digest):
+            check_trained_on(read_info(bound.path), prepared, split, where)
+            continue
+        if _catalogue_of(bound) not in (None, prepared.catalogue_digest):
             raise InputError(
                 f"the {bound.kind} belongs to another data set: its catalogue differs",
-                where=str(bound.path),
+                where=where,
                 fix="use the data, filters and item_seed that it was made with",
             )
+        if bound.kind == "artifact":
+            noted = _manifest(bound.path)["data"]
+            digest, of_split = noted.get("digest"), noted.get("split")
+            check_histories("artifact", digest, of_split, prepared=prepared, split=split, where=where)
 
 
 def _catalogue_of(bound: Bound) -> str | None:

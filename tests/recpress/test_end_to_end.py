@@ -167,6 +167,30 @@ def test_a_checkpoint_that_may_know_what_is_held_out_is_refused(
     assert go("older", setting) == 0
 
 
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("data.time_resolution=86400", "artifact was trained on other histories"),
+        ("evaluation.split={temporal: 0.8}", "artifact was trained with another split"),
+    ],
+)
+def test_an_artifact_that_may_know_what_is_held_out_is_refused(
+    setting: str, told: str, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "given.yaml"
+    recipe.write_text(
+        "name: given\ndata: {source: synthetic, synthetic: {users: 120, items: 60}, max_length: 8}\n"
+        "evaluation: {ks: [1, 5]}\n"
+        f"inputs: {{one: {home}/run/artifacts/student-onnx, two: {home}/run/artifacts/student-onnx}}\n"
+        "stages: [{stage: bench, compare: [one, two], batch_sizes: [1], rounds: 10, latency_seconds: 1}]\n"
+    )
+    command = ["run", str(recipe), "--out", str(tmp_path / "run")]
+    assert main([*command, "--dry-run"]) == 0
+    assert "missing" not in capsys.readouterr().err
+    assert main([*command, "--set", setting]) == 2
+    assert told in capsys.readouterr().err
+
+
 def test_blocks_that_do_not_divide_are_refused_before_anything_runs(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
