@@ -55,17 +55,30 @@ def judge(
     evaluation: EvaluationConfig,
     *,
     max_length: int,
+    users: Int64 | None = None,
 ) -> Judged:
-    """Rank the test part with the scorer of each seed, one after the other.
+    """Rank the test part, or its `users` only, with the scorer of each seed, one after the other.
 
     `scorers` gives (seed, scorer). A scorer without exact ranks has no MRR. Raises StageError when seeds
     evaluate different users.
     """
-    ranked = (
-        (seed, rank_users(scorer, prepared, split, "test", evaluation, max_length=max_length, top=LISTED))
-        for seed, scorer in scorers
-    )
+
+    def ranked_by(scorer: Scorer) -> Ranked:
+        return rank_users(
+            scorer, prepared, split, "test", evaluation, max_length=max_length, top=LISTED, users=users
+        )
+
+    ranked = ((seed, ranked_by(scorer)) for seed, scorer in scorers)
     return judge_ranks(ranked, prepared.train_counts(split), evaluation.ks)
+
+
+def drawn_users(split: Split, count: int | None, seed: int) -> Int64 | None:
+    """`count` users of the test part at random, in ascending order; None where all of them are wanted."""
+    everyone, _ = split.targets("test")
+    if count is None or count >= len(everyone):
+        return None
+    chosen = np.random.default_rng(seed).choice(everyone, count, replace=False)
+    return np.sort(chosen).astype(np.int64)
 
 
 def judge_ranks(ranked: Iterable[tuple[int, Ranked]], train_counts: Int64, ks: Sequence[int]) -> Judged:

@@ -14,7 +14,7 @@ from bench.facts import facts
 from bench.findings import findings
 from bench.noise import aa_half_widths
 from bench.provenance import provenance
-from bench.quality import LISTED, Judged, judge, slices_of, write_ranks
+from bench.quality import LISTED, Judged, drawn_users, judge, slices_of, write_ranks
 from bench.rank_changes import rank_changes
 from bench.report import files
 from bench.report.build import Extras, Measured, Setting, build
@@ -25,7 +25,7 @@ from bench.timing import Timings, time_all
 from recommender.errors import InputError, StageError
 from recommender.files import read_json
 from recommender.profile import DepthProfile
-from recommender.scoring import Scorer
+from recommender.scoring import Int64, Scorer
 from recommender.stage import Bound, Context, Outputs
 
 
@@ -51,7 +51,8 @@ def measure_all(config: BenchConfig, inputs: Mapping[str, Bound], context: Conte
     threads = config.threads or context.threads or usable_cores()
     against = next(each.name for each in found if each.bound.name == config.reference)
     timings = time_all(config, found, against, context, threads)
-    evidence = _judge(found, timings, context, threads)
+    users = drawn_users(context.split, config.users, context.seed)
+    evidence = _judge(found, timings, context, threads, users)
     if not evidence.judged:
         reasons = "; ".join(f"{name} {text}" for name, text in evidence.failed.items())
         raise StageError(f"every candidate failed: {reasons}", where="bench")
@@ -66,8 +67,10 @@ def measure_all(config: BenchConfig, inputs: Mapping[str, Bound], context: Conte
     return Outputs(metrics=_metrics(report, evidence, timings))
 
 
-def _judge(found: Sequence[Candidate], timings: Timings, context: Context, threads: int) -> Evidence:
-    """Quality of each candidate; one model is open at a time.
+def _judge(
+    found: Sequence[Candidate], timings: Timings, context: Context, threads: int, users: Int64 | None = None
+) -> Evidence:
+    """Quality of each candidate on the test users, or on `users` only; one model is open at a time.
 
     One that crashed or hung in its child would do it here, and take the bench with it: it is not judged.
     """
@@ -88,6 +91,7 @@ def _judge(found: Sequence[Candidate], timings: Timings, context: Context, threa
                     context.split,
                     context.evaluation,
                     max_length=context.data.max_length,
+                    users=users,
                 )
         except (InputError, StageError):
             raise  # about the request, not about this candidate alone
@@ -131,6 +135,7 @@ def _report(
         prepared=context.prepared,
         max_length=context.data.max_length,
         evaluation=context.evaluation,
+        test_users=len(context.split.targets("test")[0]),
         draws=config.draws,
         seed=context.seed,
         cost=config.cost,

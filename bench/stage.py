@@ -55,6 +55,9 @@ class BenchConfig(StageConfig):
         60, gt=0, le=DAY, description="for each timed call; a candidate that takes longer counts as hung"
     )
     profiles: tuple[str, ...] = Field((), description="depth profiles to show in the report")
+    users: int | None = Field(
+        None, ge=1, description="test users that are ranked, drawn at random, the same for all; null: all"
+    )
     k: int = Field(10, ge=1, description="items that a timed call returns")
     draws: int = Field(10_000, ge=100, description="bootstrap draws")
     samples: int = Field(4, ge=0, description="test users whose recommendations are shown by title")

@@ -59,6 +59,7 @@ class Setting:
     prepared: Prepared
     max_length: int
     evaluation: EvaluationConfig
+    test_users: int  # all that could be ranked
     draws: int
     seed: int
     cost: CostSettings | None = None
@@ -105,7 +106,7 @@ def build(
         command=setting.command,
         environment=setting.environment,
         dataset=_dataset(setting),
-        evaluation=_evaluation(setting.evaluation, users=len(next(iter(judged.values())).users)),
+        evaluation=_evaluation(setting, users=len(next(iter(judged.values())).users)),
         candidates=found,
         comparisons=compared,
         sections=Sections(
@@ -133,7 +134,8 @@ def _dataset(setting: Setting) -> Dataset:
     )
 
 
-def _evaluation(evaluation: EvaluationConfig, *, users: int) -> Evaluation:
+def _evaluation(setting: Setting, *, users: int) -> Evaluation:
+    evaluation = setting.evaluation
     split = (
         evaluation.split if isinstance(evaluation.split, str) else f"temporal {evaluation.split.temporal:g}"
     )
@@ -144,6 +146,7 @@ def _evaluation(evaluation: EvaluationConfig, *, users: int) -> Evaluation:
         ties=evaluation.ties,
         sampled_negatives=evaluation.sampled_negatives,
         users=users,
+        drawn_from=setting.test_users if setting.test_users > users else None,
     )
 
 

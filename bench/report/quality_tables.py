@@ -6,7 +6,7 @@ import numpy as np
 
 from bench.report import wording
 from bench.report.parts import QualityRatio
-from bench.report.schema import CandidateReport, Comparison, Report
+from bench.report.schema import CandidateReport, Comparison, Evaluation, Report
 from bench.report.table import Cell, Table, by_reference, key_name, row, without_empty_columns
 
 
@@ -21,7 +21,7 @@ def quality_table(report: Report) -> Table:
     seen = "masked" if report.evaluation.mask_seen else "not masked"
     return Table(
         "Ranking quality",
-        f"{wording.count(report.evaluation.users)} test users, {report.evaluation.split}, ranked against "
+        f"{_users(report.evaluation)} test users, {report.evaluation.split}, ranked against "
         f"{ranked}, seen items {seen}, ties {report.evaluation.ties}{spread}.",
         ("candidate", *(wording.metric(name, report.evaluation) for name in names)),
         [
@@ -30,6 +30,12 @@ def quality_table(report: Report) -> Table:
             if each.quality
         ],
     )
+
+
+def _users(evaluation: Evaluation) -> str:
+    drawn = evaluation.drawn_from
+    of = "" if drawn is None else f" (drawn at random) of {wording.count(drawn)}"
+    return f"{wording.count(evaluation.users)}{of}"
 
 
 def _with_spread(candidate: CandidateReport, name: str) -> str:

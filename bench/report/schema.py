@@ -68,6 +68,9 @@ class Evaluation(Part):
     ties: Literal["pessimistic", "by-row"]
     sampled_negatives: int | None = Field(None, description="absent: ranked against the whole catalogue")
     users: int = Field(description="evaluated users")
+    drawn_from: int | None = Field(
+        None, description="test users that these were drawn from at random; absent: all of them"
+    )
 
 
 class SeedQuality(Part):

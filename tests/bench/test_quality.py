@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.quality import Judged, judge, key_metric, slices_of
+from bench.quality import Judged, drawn_users, judge, key_metric, slices_of
 from recommender.data.config import EvaluationConfig
 from recommender.data.prepared import Prepared
 from recommender.errors import StageError
@@ -34,6 +34,18 @@ def test_metrics_follow_from_the_ranks(prepared: Prepared) -> None:
     assert found.quality["hr@2"] == pytest.approx(5 / 6)
     assert found.quality["ndcg@2"] == pytest.approx((3 + 2 / np.log2(3)) / 6)
     assert found.quality["mrr"] == pytest.approx(np.mean([1 / (rank + 1) for rank in RANKS_UP]))
+
+
+def test_only_the_drawn_users_are_ranked(prepared: Prepared) -> None:
+    split = prepared.split("leave-one-out")
+    drawn = drawn_users(split, 4, seed=1)
+    assert drawn is not None and len(drawn) == 4 and drawn_users(split, 6, seed=1) is None
+    assert np.array_equal(drawn, np.asarray(drawn_users(split, 4, seed=1)))
+    found = judge([(0, Fixed(UP))], prepared, split, EVALUATION, max_length=4, users=drawn)
+    everyone = judged(prepared, Fixed(UP))
+    assert found.users.tolist() == drawn.tolist()
+    kept = np.isin(everyone.users, drawn)
+    assert found.ranked.ranks.tolist() == everyone.ranked.ranks[kept].tolist()
 
 
 def test_a_scorer_of_lists_has_the_same_quality_but_no_mrr(prepared: Prepared) -> None:

@@ -228,6 +228,18 @@ def test_depth_profiles_that_are_named_stand_in_the_report(tmp_path: Path) -> No
     assert [each.block_influence for each in shown] == [[0.5]], "once, though two seeds share it"
 
 
+def test_a_sample_of_users_is_called_one(tmp_path: Path) -> None:
+    found = three_candidates(tmp_path)
+    context = bench_context(tmp_path, {5: found})
+    run(quick(compare=["teacher", "student"], users=4, loads=["real"], aa=False), found, context)
+    said = json.loads((context.folder / "report.json").read_text())["evaluation"]
+    assert said["users"] == 4 and said["drawn_from"] > 4
+    assert (
+        f"4 (drawn at random) of {said['drawn_from']} test users"
+        in (context.folder / "report.md").read_text()
+    )
+
+
 def test_the_threads_of_later_stages_are_not_those_of_the_bench(tmp_path: Path) -> None:
     import torch
 
