@@ -43,7 +43,8 @@ class Candidate:
 def resolve(names: Sequence[str], by_seed: Mapping[int, Mapping[str, Bound]]) -> list[Candidate]:
     """The candidates of these names, in order: one per scorer, so an artifact with two variants gives two.
 
-    A name with one scorer gives a candidate of that name, else `name:variant`. Raises InputError for a name
+    The first scorer of a name (of an artifact: its default variant) gives a candidate of that name, the
+    others `name:variant`. Raises InputError for a name
     that no stage binds, StageError when seeds differ in what they bind.
     """
     found: list[Candidate] = []
@@ -59,20 +60,26 @@ def resolve(names: Sequence[str], by_seed: Mapping[int, Mapping[str, Bound]]) ->
 
 
 def _of_one_name(name: str, bounds: Mapping[int, Bound]) -> list[Candidate]:
-    counts = {len(bound.scorers) for bound in bounds.values()}
-    if len(counts) != 1 or 0 in counts:
-        raise StageError(
-            f"{name!r} can be opened in {sorted(counts)} ways, depending on the seed", where="bench"
-        )
-    first = next(iter(bounds.values()))
+    """Variants that a seed's artifact does not hold are left out: which ones pay is decided per export."""
+    ways = {seed: {_way(ref): ref for ref in bound.scorers} for seed, bound in bounds.items()}
+    first = next(iter(ways.values()))
+    shared = [way for way in first if all(way in each for each in ways.values())]
+    if not shared:
+        said = "; ".join(f"seed {seed}: {', '.join(each) or 'no way'}" for seed, each in ways.items())
+        raise StageError(f"nothing opens {name!r} for every seed ({said})", where="bench")
     return [
         Candidate(
-            name=name if len(first.scorers) == 1 else f"{name}:{ref.options.get('variant', ref.name)}",
+            name=name if place == 0 else f"{name}:{way}",
             bounds=bounds,
-            refs={seed: bound.scorers[index] for seed, bound in bounds.items()},
+            refs={seed: each[way] for seed, each in ways.items()},
         )
-        for index, ref in enumerate(first.scorers)
+        for place, way in enumerate(shared)
     ]
+
+
+def _way(ref: ScorerRef) -> str:
+    """What tells the scorers of one name apart."""
+    return str(ref.options.get("variant", ref.runtime))
 
 
 def manifest_entry(candidate: Candidate) -> tuple[Mapping[str, Any], Mapping[str, Any]]:

@@ -81,11 +81,10 @@ def _stage(bound: Bound) -> Mapping[str, Any]:
 
 
 def _artifact_facts(candidate: Candidate, parent: str | None) -> Facts:
-    """What the manifest says of the variant; its size is that of its graph with the weights beside it."""
+    """What the manifest says of the variant; its size is that of its graphs and their weights."""
     manifest, entry = manifest_entry(candidate)
     try:
-        file = str(entry["file"])
-        sizes = {str(name): int(said["size_bytes"]) for name, said in manifest["files"].items()}
+        size = sum(int(manifest["files"][name]["size_bytes"]) for name in set(entry["files"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise broken(candidate, error) from error
     return Facts(
@@ -93,5 +92,5 @@ def _artifact_facts(candidate: Candidate, parent: str | None) -> Facts:
         precision=entry.get("precision"),
         parameters=entry.get("parameters"),
         body_parameters=entry.get("body_parameters"),
-        size_bytes=sum(size for name, size in sizes.items() if name == file or name.startswith(f"{file}.")),
+        size_bytes=size,
     )

@@ -1,12 +1,13 @@
 """Write and open an artifact: a folder that recommends without torch and without our training code.
 
-    fp32.onnx       the canonical graph (with fp32.onnx.data beside it where it would pass 1 GiB)
-    items.parquet   row, item_id, title, further text
-    catalogue.json  ids and titles by row, for the runtime
-    item_table.npy  float32 [n_items + 1, D], output side
-    golden.json     made-up requests and their answers
-    runtime.py      a copy of `export.runtime`
-    manifest.json   SHA-256 and size of all of the above, parents, recipe, versions, variants
+    manifest.json        SHA-256 and size of all of the below, parents, recipe, versions, variants, catalogue
+    runtime.py           a copy of `export.runtime`
+    body.onnx            item vectors of a history in, user vector out: knows nothing of the catalogue
+    body-fast.onnx       the same, rewritten for onnxruntime
+    catalogue-1/         the catalogue (`export.catalogue`), and what is made of it:
+      fp32.onnx          the canonical graph, whole (with fp32.onnx.data beside it where it would pass 1 GiB)
+      head-exact.onnx    user vectors to lists (`export.head`), head-int8.onnx likewise
+      golden.json        made-up requests and their answers
 
 `card.md` is written later from measured numbers and is the one file that no digest covers.
 """
@@ -14,7 +15,7 @@
 import importlib.metadata
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,17 +23,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from export import runtime
+from export.catalogue import catalogue_name, write_catalogue
 from export.runtime import Artifact, ArtifactError
+from export.variants import CANONICAL, SPLIT, VariantName, to_try
 from recommender.checkpoint import body_parameters, stored_parameters
 from recommender.data.prepared import Prepared
 from recommender.errors import InputError
-from recommender.files import complete_folder, sha256_file, write_json
+from recommender.files import complete_folder, read_json, sha256_file, write_json
 
 if TYPE_CHECKING:
     from export.onnx import OnnxFacts
     from recommender.models.interface import SequentialRecommender
 
-VARIANT = "fp32"
+BODY, FAST_BODY, CANONICAL_FILE = "body.onnx", "body-fast.onnx", "fp32.onnx"
 OUTSIDE_DIGESTS = ("manifest.json", "card.md")
 PACKAGES = ("recpress", "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "optimum", "numpy")
 GOLDEN_REQUESTS = 8
@@ -59,43 +62,117 @@ def write_artifact(
     origin: Origin,
     top_k: int,
     opset: int,
+    variants: Sequence[VariantName] | None = None,
 ) -> "OnnxFacts":
     """Export `model` and write the whole folder in one step; an older one at the same place is replaced.
 
-    Raises InputError when top_k does not fit the catalogue, StageError when the model cannot be exported.
+    `variants`: besides the canonical graph; None: whichever may pay (`export.variants.to_try`). What the
+    canonical graph came to is returned. Raises InputError when top_k does not fit the catalogue, StageError
+    when the model cannot be exported.
     """
     from export.onnx import export_onnx
 
+    names = to_try(variants, model.n_items)
     with complete_folder(folder) as temporary:
-        facts = export_onnx(model, temporary / f"{VARIANT}.onnx", top_k=top_k, opset=opset)
-        table = model.item_table().detach().cpu().float().numpy()
-        np.save(temporary / "item_table.npy", np.ascontiguousarray(table), allow_pickle=False)
-        catalogue = prepared.catalogue.sort("row")
-        catalogue.write_parquet(temporary / "items.parquet")
-        ids = [str(item_id) for item_id in catalogue["item_id"].to_list()]
-        titles = catalogue["title"].to_list() if "title" in catalogue.columns else [None] * len(ids)
-        write_json(temporary / "catalogue.json", {"item_ids": ids, "titles": titles})
+        catalogue = temporary / catalogue_name(1)
+        catalogue.mkdir()
+        facts = export_onnx(model, catalogue / CANONICAL_FILE, top_k=top_k, opset=opset)
+        write_catalogue(catalogue, prepared.catalogue, model.item_table().detach().cpu().float().numpy())
+        fast = _write_bodies(temporary, catalogue / CANONICAL_FILE, model.max_length)
         shutil.copyfile(runtime.__file__, temporary / "runtime.py")
         manifest = _manifest(model, prepared, origin, facts, top_k)
-        _seal(temporary, manifest)
-        write_json(temporary / "golden.json", golden_requests(Artifact(temporary, threads=1), top_k))
-        _seal(temporary, manifest)
+        manifest["variants"] += [
+            split_entry(name, manifest, fast, catalogue) for name in names if name != CANONICAL
+        ]
+        seal(temporary, manifest)
+        write_golden(temporary)
     return facts
 
 
-def _seal(folder: Path, manifest: dict[str, Any]) -> None:
-    """Write the manifest with the size and digest of every other file."""
-    names = sorted(path.name for path in folder.iterdir() if path.name not in OUTSIDE_DIGESTS)
+def _write_bodies(folder: Path, canonical: Path, max_length: int) -> str:
+    """Write body.onnx and, where a pass makes it faster, body-fast.onnx; the name of the fastest."""
+    import onnx_ir as ir
+
+    from export.body import cut_body
+    from export.fast_body import fast_body
+
+    body = cut_body(ir.load(canonical))
+    ir.save(body, folder / BODY)
+    fast = fast_body(body, max_length=max_length)
+    if not any(fast.fired.values()):
+        return BODY
+    ir.save(fast.model, folder / FAST_BODY)
+    return FAST_BODY
+
+
+def split_entry(name: VariantName, manifest: Mapping[str, Any], body: str, catalogue: Path) -> dict[str, Any]:
+    """Write the head of a variant; its entry in the manifest, whose canonical one tells the sizes."""
+    from export.head import write_head
+
+    canonical, split, folder = manifest["variants"][0], SPLIT[name], manifest["catalogue"]["folder"]
+    files = write_head(
+        catalogue, split.head_file, kind=split.head, n_items=manifest["catalogue"]["items"],
+        top_k=canonical["top_k"],
+    )  # fmt: skip
+    same = ("format", "opset", "top_k", "max_length", "parameters", "body_parameters", "inputs", "outputs")
+    return {
+        "name": name,
+        "about": split.about,
+        "precision": "fp32" if split.head == "exact" else "fp32, scan int8",
+        "body": body,
+        "head": f"{folder}/{split.head_file}",
+        "files": [body, *(f"{folder}/{file}" for file in files)],
+        **{key: canonical[key] for key in same},
+    }
+
+
+def keep_variants(folder: Path, keep: Sequence[str], default: str, measured: Mapping[str, Any]) -> None:
+    """Take the variants that are not in `keep` out of an artifact that nobody uses yet.
+
+    `measured`: variant -> what was measured of it, noted in its entry (dropped ones: under `dropped`).
+    """
+    manifest = read_json(folder / "manifest.json")
+    entries = {entry["name"]: entry | measured.get(entry["name"], {}) for entry in manifest["variants"]}
+    manifest["variants"] = [entries[name] for name in entries if name in keep]
+    manifest["dropped"] = {name: measured.get(name, {}) for name in entries if name not in keep}
+    manifest["default_variant"] = default
+    needed = {name for entry in manifest["variants"] for name in entry["files"]} | {manifest["body"]}
+    for name in {name for entry in entries.values() for name in entry["files"]} - needed:
+        if Path(name).name not in runtime.CATALOGUE_FILES:
+            (folder / name).unlink()
+    seal(folder, manifest)
+    write_golden(folder)
+
+
+def write_golden(folder: Path, *, version: int | None = None, publish: bool = True) -> None:
+    """Answer made-up requests with the default variant of a version, and seal that version again."""
+    artifact = Artifact(folder, threads=1, verify=False, version=version)
+    golden = golden_requests(artifact, artifact.limit)
+    write_json(folder / artifact.manifest["catalogue"]["folder"] / "golden.json", golden)
+    seal(folder, artifact.manifest, publish=publish)
+
+
+def seal(folder: Path, manifest: dict[str, Any], *, publish: bool = True) -> None:
+    """Write the manifest of a version, with the size and digest of its files and of those that all share.
+
+    It lies in the folder of its catalogue, so that the version can be put back, and (`publish`) at the top,
+    where it says which version is in use.
+    """
+    used = manifest["catalogue"]["folder"]
+    places = [path for path in [*folder.iterdir(), *(folder / used).iterdir()] if path.is_file()]
+    names = sorted(path.relative_to(folder).as_posix() for path in places if path.name not in OUTSIDE_DIGESTS)
     files = {
         name: {"size_bytes": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)}
         for name in names
     }
-    write_json(folder / "manifest.json", manifest | {"files": files})
+    for place in (folder / used, folder) if publish else (folder / used,):
+        write_json(place / "manifest.json", manifest | {"files": files})
 
 
 def _manifest(
     model: "SequentialRecommender", prepared: Prepared, origin: Origin, facts: "OnnxFacts", top_k: int
 ) -> dict[str, Any]:
+    folder = catalogue_name(1)
     return {
         "schema_version": runtime.SCHEMA_VERSION,
         "name": origin.name,
@@ -112,11 +189,18 @@ def _manifest(
             "split": origin.split,
         },
         "mask_seen": origin.mask_seen,
-        "default_variant": VARIANT,
+        "body": BODY,
+        "catalogue": {
+            "version": 1,
+            "folder": folder,
+            "items": model.n_items,
+            "width": int(model.item_table().shape[1]),
+        },
+        "default_variant": CANONICAL,
         "variants": [
             {
-                "name": VARIANT,
-                "file": facts.files[0],
+                "name": CANONICAL,
+                "about": "the canonical graph: portable, whole",
                 "precision": "fp32",
                 "format": "onnx",
                 "opset": facts.opset,
@@ -126,6 +210,8 @@ def _manifest(
                 "body_parameters": body_parameters(model),
                 "inputs": {"items": ["batch", "length"], "seen": ["batch", "seen"]},
                 "outputs": {"top_items": ["batch", top_k], "scores": ["batch", top_k]},
+                "graph": f"{folder}/{facts.files[0]}",
+                "files": [f"{folder}/{name}" for name in facts.files],
             }
         ],
         "machine": {
@@ -174,9 +260,10 @@ def open_artifact(
     threads: int | None = None,
     device: str = "cpu",
     verify: bool = True,
+    version: int | None = None,
 ) -> Artifact:
     """Open an artifact. Raises InputError when it is missing, truncated, altered, or has no such variant."""
     try:
-        return Artifact(path, variant=variant, threads=threads, device=device, verify=verify)
+        return Artifact(path, variant=variant, threads=threads, device=device, verify=verify, version=version)
     except ArtifactError as error:
         raise InputError(str(error), where="artifact") from error

@@ -59,7 +59,7 @@ def export_onnx(
     tidy(exported)
     exported.producer_name, exported.graph.name = "recpress", "recommend"
     exported.metadata_props.update(metadata or {})
-    files = _save(exported, path, largest_file)
+    files = save_onnx(exported, path, largest_file)
     check_onnx(path, contract, opset)
     proto = onnx.load(path, load_external_data=False)
     return OnnxFacts(
@@ -119,7 +119,8 @@ def _quiet() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _save(model: ir.Model, path: Path, largest_file: int) -> tuple[str, ...]:
+def save_onnx(model: ir.Model, path: Path, largest_file: int = LARGEST_FILE) -> tuple[str, ...]:
+    """Write a graph, its weights beside it where they are too many for one file; the names of the files."""
     weights = sum(
         value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value
     )

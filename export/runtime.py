@@ -1,11 +1,14 @@
 """Recommend from an artifact folder; needs numpy and onnxruntime, nothing else.
 
-A copy of this file lies in every artifact:
+A copy of this file lies in every artifact, which is why it is one file:
 
     python runtime.py --history "item-1,item-2" -k 10
 
     from runtime import Artifact
     Artifact("student-onnx").recommend(["item-1", "item-2"], k=10)
+
+An open `Artifact` may be used by several threads at once, and keeps serving the catalogue that it was opened
+with while another one is put in its place.
 """
 
 import argparse
@@ -13,9 +16,11 @@ import difflib
 import hashlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypedDict
+from typing import Any, NamedTuple, Protocol, TypedDict, overload
 
 import numpy as np
 import onnxruntime
@@ -24,10 +29,17 @@ from numpy.typing import NDArray
 Int64 = NDArray[np.int64]
 Float32 = NDArray[np.float32]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 TOKENS_PER_CALL = 1200  # more leave the L2 cache, fewer waste calls
 PADDING_PER_CALL = 128  # tokens of padding that cost as much as a call of their own
+USERS_PER_PRODUCT = 64  # user vectors that are scored together
 SCORES_PER_CALL = 32_000_000  # 128 MB of scores: bounds the batch where the catalogue is large
+CANDIDATES_PER_CALL = 4_000_000  # values of gathered item vectors: 16 MB
+NEIGHBOURS = 10_000  # ids that are looked through for one that an unknown id may have meant
+
+
+CATALOGUE_FILES = ("item_table.npy", "ids.utf8", "ids.npy", "ids.order.npy", "titles.utf8", "titles.npy")
+"""What every version of the catalogue holds for this file: vectors, ids and titles by row."""
 
 
 class ArtifactError(ValueError):
@@ -62,29 +74,39 @@ class Recommendation(TypedDict):
     row: int
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of an artifact. Raises ArtifactError when it is missing, broken, or of another form."""
-    path = folder / "manifest.json"
+def read_manifest(folder: Path, version: int | None = None) -> dict[str, Any]:
+    """The manifest of an artifact, or that of one version of its catalogue.
+
+    Raises ArtifactError when it is missing, broken, or of another form.
+    """
+    path = (folder if version is None else folder / f"catalogue-{version}") / "manifest.json"
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         version = manifest["schema_version"]
-        for entry in manifest["files"].values():
-            _ = entry["size_bytes"], entry["sha256"]
-        for entry in manifest["variants"]:
-            _ = entry["name"], entry["file"], entry["top_k"] + entry["max_length"]
-        _ = manifest["default_variant"], manifest["mask_seen"]
+        if version == SCHEMA_VERSION:
+            for entry in manifest["files"].values():
+                _ = entry["size_bytes"], entry["sha256"]
+            for entry in manifest["variants"]:
+                _ = entry["name"], entry["files"][0], entry["top_k"] + entry["max_length"]
+                _ = entry["graph"] if "graph" in entry else (entry["body"], entry["head"])
+            catalogue = manifest["catalogue"]
+            _ = catalogue["folder"], catalogue["items"] + catalogue["width"], manifest["body"]
+            _ = manifest["default_variant"], manifest["mask_seen"]
     except FileNotFoundError as error:
-        raise ArtifactError(f"{folder} is no artifact: it has no manifest.json") from error
+        raise ArtifactError(f"{folder} is no artifact: it has no {path.relative_to(folder)}") from error
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ArtifactError(f"{path} is broken ({error!r}); copy or export the artifact again") from error
     if version != SCHEMA_VERSION:
-        raise ArtifactError(f"{path} has schema_version {version}, this runtime.py reads {SCHEMA_VERSION}")
+        raise ArtifactError(
+            f"{path} has schema_version {version}, this runtime.py reads {SCHEMA_VERSION}; export it again"
+        )
     return manifest
 
 
 def check_files(folder: Path, manifest: dict[str, Any], *, digests: bool = True) -> None:
     """Raise ArtifactError naming every listed file that is missing, truncated or (with `digests`) altered."""
-    needed = {"catalogue.json", *(variant["file"] for variant in manifest["variants"])}
+    needed = {manifest["body"], *(name for variant in manifest["variants"] for name in variant["files"])}
+    needed |= {f"{manifest['catalogue']['folder']}/{name}" for name in CATALOGUE_FILES}
     faults = [f"the manifest has no digest of {name}" for name in sorted(needed - set(manifest["files"]))]
     for name, entry in manifest["files"].items():
         path = folder / name
@@ -105,11 +127,74 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+class Texts(Sequence[str]):
+    """Texts by index, read where they lie on the disk: `NAME.utf8`; `NAME.npy` says where each begins."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._starts: Int64 = _mapped(folder / f"{name}.npy")
+        self._bytes = (
+            np.memmap(folder / f"{name}.utf8", np.uint8, "r") if self._starts[-1] else np.empty(0, np.uint8)
+        )
+        if self._starts[-1] != len(self._bytes):
+            raise ArtifactError(
+                f"{folder / name}.utf8 and .npy do not fit each other; copy the artifact again"
+            )
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        place = range(len(self))[index]
+        return self._bytes[self._starts[place] : self._starts[place + 1]].tobytes().decode("utf-8")
+
+
+class Rows(Mapping[str, int]):
+    """Item id -> row (1 is the first item), found by bisection, so that no table of ids lies in memory."""
+
+    def __init__(self, folder: Path, ids: Texts) -> None:
+        self.ids, self._order = ids, _mapped(folder / "ids.order.npy")
+
+    def __getitem__(self, item_id: str) -> int:
+        place = self._place(item_id)
+        if place < len(self._order) and self.ids[int(self._order[place])] == item_id:
+            return int(self._order[place]) + 1
+        raise KeyError(item_id)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.ids)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def around(self, item_id: str) -> list[str]:
+        """Ids that stand near this one in the order of their bytes."""
+        first = max(0, self._place(item_id) - NEIGHBOURS // 2)
+        return [self.ids[int(place)] for place in self._order[first : first + NEIGHBOURS]]
+
+    def _place(self, item_id: str) -> int:
+        wanted = item_id.encode("utf-8", "surrogatepass")
+        return bisect_left(self._order, wanted, key=lambda place: self.ids[int(place)].encode("utf-8"))
+
+
+class Body(NamedTuple):
+    """Histories to user vectors."""
+
+    session: onnxruntime.InferenceSession
+    reads_vectors: bool  # False for a model that only counts (popularity)
+
+
 class Artifact:
     """One variant of an artifact, open for scoring.
 
     `verify`: compare the SHA-256 of every file (sizes only when False). `threads`: of one call; None leaves
-    the choice to onnxruntime. `device`: cpu or cuda. Raises ArtifactError for whatever does not fit.
+    the choice to onnxruntime. `device`: cpu or cuda. `version`: of the catalogue; None: the one in use.
+    Raises ArtifactError for whatever does not fit.
     """
 
     def __init__(
@@ -120,9 +205,10 @@ class Artifact:
         threads: int | None = None,
         device: str = "cpu",
         verify: bool = True,
+        version: int | None = None,
     ) -> None:
         self.folder = Path(folder)
-        self.manifest = read_manifest(self.folder)
+        self.manifest = read_manifest(self.folder, version)
         check_files(self.folder, self.manifest, digests=verify)
         variants = {entry["name"]: entry for entry in self.manifest["variants"]}
         self.variant = variant or self.manifest["default_variant"]
@@ -130,64 +216,197 @@ class Artifact:
             raise ArtifactError(f"no variant {self.variant!r} in {folder} (it has: {', '.join(variants)})")
         chosen = variants[self.variant]
         self.limit, self.max_length = int(chosen["top_k"]), int(chosen["max_length"])
-        catalogue = _read_catalogue(self.folder / "catalogue.json")
-        self.item_ids: list[str] = catalogue["item_ids"]  # row 1 first
-        self.titles: list[str | None] = catalogue["titles"]
-        self.rows = {item_id: row for row, item_id in enumerate(self.item_ids, start=1)}
-        self.session = _session(self.folder / chosen["file"], threads, device)
+        self._open_with = (threads, device)
+        self._opening = threading.Lock()
+        self._read_catalogue()
+        self.graph = self._session(chosen["graph"]) if "graph" in chosen else None
+        self.head = None if "graph" in chosen else self._session(chosen["head"])
+        self._body = None if "graph" in chosen else self._open_body(chosen["body"])
+
+    def _read_catalogue(self) -> None:
+        told = self.manifest["catalogue"]
+        folder = self.folder / told["folder"]
+        self.version = int(told["version"])
+        self.item_ids, self.titles = Texts(folder, "ids"), Texts(folder, "titles")  # row 1 first
+        self.rows = Rows(folder, self.item_ids)
+        table: Float32 = _mapped(folder / "item_table.npy")
+        counts = (len(self.item_ids), len(self.titles), told["items"])
+        if len(set(counts)) != 1 or len(table) <= told["items"] or table.shape[1:] != (told["width"],):
+            raise ArtifactError(f"the files of {folder} do not fit each other; copy the artifact again")
+        self.table = table[: told["items"] + 1]
 
     @property
     def n_items(self) -> int:
         """Number of items; rows are 1..n_items."""
         return len(self.item_ids)
 
+    @property
+    def body(self) -> "Body":
+        """The graph that turns histories into user vectors; opened when it is needed."""
+        if self._body is None:
+            with self._opening:
+                if self._body is None:
+                    self._body = self._open_body(self.manifest["body"])
+        return self._body
+
+    def _open_body(self, name: str) -> "Body":
+        session = self._session(name)
+        return Body(session, "vectors" in [value.name for value in session.get_inputs()])
+
+    def is_current(self) -> bool:
+        """False once another version of the catalogue is in use; open the artifact anew to serve that one."""
+        return bool(read_manifest(self.folder)["catalogue"]["version"] == self.version)
+
+    def warm_up(self) -> None:
+        """Answer one short and one long history, so that the first real request does not pay for it."""
+        for length in (1, self.max_length):
+            self.top_k(_History(np.ones((1, length), np.int64)), 1)
+
     def run(self, items: Int64, seen: Int64) -> TopK:
-        """One call of the graph: items [B, L], seen [B, S >= 1] -> the `limit` best per user."""
-        rows, scores = self.session.run(("top_items", "scores"), {"items": items, "seen": seen})
+        """One call: items [B, L <= max_length], seen [B, S >= 1] -> the `limit` best per user."""
+        if self.graph is not None:
+            return self._answer(self.graph, {"items": items, "seen": seen})
+        assert self.head is not None
+        return self._answer(self.head, {"user": self._vectors(items), "seen": seen})
+
+    def _answer(self, graph: onnxruntime.InferenceSession, given: dict[str, Any]) -> TopK:
+        rows, scores = graph.run(("top_items", "scores"), given)
         if np.isnan(scores).any():
             raise ArtifactError(f"{self.variant} of {self.folder} answers NaN: its weights are broken")
         return TopK(np.where(np.isneginf(scores), 0, rows), scores)
 
-    def top_k(self, history: Histories, k: int) -> TopK:
+    def _vectors(self, items: Int64) -> Float32:
+        """User vectors [B, D] of one call of the body."""
+        given: dict[str, Any] = {"items": items}
+        if self.body.reads_vectors:
+            given["vectors"] = self.table[items]
+        vectors: Float32 = self.body.session.run(("user",), given)[0]
+        return vectors
+
+    def user_vectors(self, history: Histories) -> Float32:
+        """[B, D]: what each history is turned into before it meets the catalogue."""
+        items = _rows("items", history.items, self.n_items)[:, -self.max_length :]
+        vectors = np.zeros((len(items), self.table.shape[1]), np.float32)
+        for users, width in self._calls(items):
+            vectors[users] = self._vectors(np.ascontiguousarray(items[users, -width:]))
+        return vectors
+
+    def top_k(
+        self, history: Histories, k: int, *, allow: Int64 | None = None, deny: Int64 | None = None
+    ) -> TopK:
         """The k best rows of each history, [B, k]; of a history longer than the model reads the newest count.
 
-        Padding is stripped and users of like length share a call; the answers are those of one call per user.
+        `deny` [B, n] rows (padded with 0) that must not come back, besides `seen`. `allow` [B, n]: only these
+        rows may come back, scored exactly in float32 whatever the variant. Padding is stripped and users of
+        like length share a call; the answers are those of one call per user.
         """
         self._check_k(k)
         items = _rows("items", history.items, self.n_items)[:, -self.max_length :]
-        nothing = np.zeros((len(items), 1), np.int64)
-        seen = nothing if history.seen is None else _rows("seen", history.seen, self.n_items)
-        if len(seen) != len(items):
-            raise ArtifactError(f"{len(items)} histories but {len(seen)} lines of seen rows")
+        blocked = self._blocked(len(items), history.seen, deny)
+        if allow is not None:
+            return self._best_of(self.score(history, allow), allow, blocked, k)
         best = TopK(np.zeros((len(items), k), np.int64), np.zeros((len(items), k), np.float32))
-        for users, width in self._calls(items):
-            answer = self.run(np.ascontiguousarray(items[users, -width:]), _used_columns(seen[users]))
+        parts: Iterator[tuple[Any, TopK]]
+        if self.graph is not None:
+            calls = (
+                (users, np.ascontiguousarray(items[users, -width:])) for users, width in self._calls(items)
+            )
+            parts = ((users, self.run(rows, _used_columns(blocked[users]))) for users, rows in calls)
+        else:
+            parts = self._scored(self.user_vectors(history), blocked)
+        for users, answer in parts:
             best.items[users], best.scores[users] = answer.items[:, :k], answer.scores[:, :k]
         return best
 
+    def score(self, history: Histories, items: Int64) -> Float32:
+        """Scores [B, n] of given rows [B, n] for each history, in float32; row 0 scores -inf."""
+        rows = _rows("items to score", items, self.n_items)
+        if len(rows) != len(history.items):
+            raise ArtifactError(f"{len(history.items)} histories but {len(rows)} lines of items to score")
+        vectors = self.user_vectors(history)
+        scores = np.empty(rows.shape, np.float32)
+        step = max(1, CANDIDATES_PER_CALL // max(1, rows.shape[1] * self.table.shape[1]))
+        for start in range(0, len(rows), step):
+            part = slice(start, start + step)
+            scores[part] = np.einsum("bd,bnd->bn", vectors[part], self.table[rows[part]])
+        if np.isnan(scores).any():
+            raise ArtifactError(f"{self.folder} answers NaN: its weights are broken")
+        scores[rows == 0] = -np.inf
+        return scores
+
     def recommend(
-        self, history_ids: Sequence[str], k: int = 10, *, mask_seen: bool | None = None
+        self,
+        history_ids: Sequence[str],
+        k: int = 10,
+        *,
+        mask_seen: bool | None = None,
+        allow: Sequence[str] | None = None,
+        deny: Sequence[str] = (),
     ) -> list[Recommendation]:
         """The k best items after a history of item ids (oldest first), with titles.
 
-        `mask_seen`: never recommend what the history holds; None: as the artifact was evaluated. Raises
-        ArtifactError for unknown ids, an empty history, or a k that the artifact cannot serve.
+        `mask_seen`: never recommend what the history holds; None: as the artifact was evaluated. `allow`,
+        `deny`: ids that alone may, or must not, be recommended. Raises ArtifactError for unknown ids, an
+        empty history, or a k that the artifact cannot serve.
         """
-        unknown = [item_id for item_id in history_ids if item_id not in self.rows]
-        if unknown:
-            raise ArtifactError("; ".join(f"unknown item {name!r}{self._nearest(name)}" for name in unknown))
         if not history_ids:
             raise ArtifactError("the history is empty; give one item id at least")
+        rows = self._rows_of(history_ids)
         self._check_k(k)
-        rows = np.array([[self.rows[item_id] for item_id in history_ids]], np.int64)
         mask = self.manifest["mask_seen"] if mask_seen is None else mask_seen
-        seen = rows if mask else np.zeros((1, 1), np.int64)
-        best = self.run(np.ascontiguousarray(rows[:, -self.max_length :]), seen)
+        history = _History(rows, rows if mask else None)
+        only = None if allow is None else self._rows_of(allow)
+        best = self.top_k(history, k, allow=only, deny=self._rows_of(deny))
         return [
-            {"item_id": self.item_ids[row - 1], "title": self.titles[row - 1], "score": score, "row": row}
-            for row, score in zip(best.items[0, :k].tolist(), best.scores[0, :k].tolist(), strict=True)
+            {
+                "item_id": self.item_ids[row - 1],
+                "title": self.titles[row - 1] or None,
+                "score": score,
+                "row": row,
+            }
+            for row, score in zip(best.items[0].tolist(), best.scores[0].tolist(), strict=True)
             if row
         ]
+
+    def _rows_of(self, item_ids: Sequence[str]) -> Int64:
+        """[1, n] rows of item ids."""
+        found = [self.rows.get(item_id) for item_id in item_ids]
+        unknown = [item_id for item_id, row in zip(item_ids, found, strict=True) if row is None]
+        if unknown:
+            raise ArtifactError("; ".join(f"unknown item {name!r}{self._nearest(name)}" for name in unknown))
+        return np.array([found], np.int64)
+
+    def _blocked(self, users: int, *lists: Int64 | None) -> Int64:
+        """[B, >= 1] rows that must not come back, of all lists together."""
+        parts = [_rows("seen", rows, self.n_items) for rows in lists if rows is not None]
+        for part in parts:
+            if len(part) != users:
+                raise ArtifactError(f"{users} histories but {len(part)} lines of seen rows")
+        return np.concatenate(parts, axis=1) if parts else np.zeros((users, 1), np.int64)
+
+    def _scored(self, vectors: Float32, blocked: Int64) -> Iterator[tuple[slice, TopK]]:
+        """The `limit` best of slices of user vectors."""
+        assert self.head is not None
+        step = max(1, min(USERS_PER_PRODUCT, SCORES_PER_CALL // (self.n_items + 1)))
+        for start in range(0, len(vectors), step):
+            part = slice(start, start + step)
+            given = {"user": vectors[part], "seen": _used_columns(blocked[part])}
+            yield part, self._answer(self.head, given)
+
+    @staticmethod
+    def _best_of(scores: Float32, rows: Int64, blocked: Int64, k: int) -> TopK:
+        """The k best of given rows [B, n] by score, equal ones by row, each row once."""
+        by_row = np.argsort(rows, axis=1, kind="stable")
+        rows, scores = np.take_along_axis(rows, by_row, 1), np.take_along_axis(scores, by_row, 1)
+        scores[:, 1:][rows[:, 1:] == rows[:, :-1]] = -np.inf
+        for line, banned in enumerate(blocked):
+            scores[line, np.isin(rows[line], banned)] = -np.inf
+        missing = max(0, k - rows.shape[1])
+        scores = np.pad(scores, ((0, 0), (0, missing)), constant_values=-np.inf)
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        best = np.take_along_axis(scores, order, 1)
+        chosen = np.take_along_axis(np.pad(rows, ((0, 0), (0, missing))), order, 1)
+        return TopK(np.where(np.isneginf(best), 0, chosen), best)
 
     def _check_k(self, k: int) -> None:
         if not 1 <= k <= self.limit:
@@ -196,6 +415,9 @@ class Artifact:
     def _calls(self, items: Int64) -> Iterator[tuple[Int64, int]]:
         """Cut users into (indices, width) of like length, within TOKENS_PER_CALL; empty ones apart."""
         real = items != 0
+        if len(items) == 1:  # nothing to sort: a single request is not to pay for it
+            yield np.zeros(1, np.int64), items.shape[1] - int(real[0].argmax()) if real.any() else 1
+            return
         lengths = np.where(real.any(axis=1), items.shape[1] - real.argmax(axis=1), 0)
         order = np.argsort(-lengths, kind="stable")
         ordered, filled, start = lengths[order], int((lengths > 0).sum()), 0
@@ -208,9 +430,26 @@ class Artifact:
             start = stop
 
     def _nearest(self, item_id: str) -> str:
-        near = [known for known in self.item_ids if known[:2] == item_id[:2]] or self.item_ids
-        close = difflib.get_close_matches(item_id, near[:20_000], n=1)
+        close = difflib.get_close_matches(item_id, self.rows.around(item_id), n=1)
         return f" (did you mean {close[0]!r}?)" if close else f" (ids look like {self.item_ids[0]!r})"
+
+    def _session(self, name: str) -> onnxruntime.InferenceSession:
+        return _session(self.folder / name, *self._open_with)
+
+
+class _History(NamedTuple):
+    """One padded batch of histories."""
+
+    items: Int64
+    seen: Int64 | None = None
+
+
+def _mapped(path: Path) -> Any:
+    """An array that stays on the disk until it is read."""
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path} cannot be read ({error}); copy the artifact again") from error
 
 
 def _rows(name: str, values: Int64, n_items: int) -> Int64:
@@ -229,16 +468,6 @@ def _rows(name: str, values: Int64, n_items: int) -> Int64:
 def _used_columns(seen: Int64) -> Int64:
     used = (seen != 0).any(axis=0)
     return np.ascontiguousarray(seen[:, used]) if used.any() else np.zeros((len(seen), 1), np.int64)
-
-
-def _read_catalogue(path: Path) -> dict[str, Any]:
-    try:
-        catalogue = json.loads(path.read_text(encoding="utf-8"))
-        if len(catalogue["item_ids"]) == len(catalogue["titles"]) > 0:
-            return dict(catalogue)
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise ArtifactError(f"{path} cannot be read ({error!r}); copy the artifact again") from error
-    raise ArtifactError(f"{path} does not give every item an id and a title; copy the artifact again")
 
 
 def _session(path: Path, threads: int | None, device: str) -> onnxruntime.InferenceSession:

@@ -1,13 +1,15 @@
 """The `export` stage: a checkpoint becomes an artifact that ranks like it, or the stage fails."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from export.parity import ParityConfig, gate
+from export.variants import CANONICAL, VariantName
+from recommender.errors import GateError
 from recommender.stage import Bound, Context, Outputs, Shape, StageConfig
 
 if TYPE_CHECKING:
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class ExportConfig(StageConfig):
-    """Write an artifact (canonical ONNX, torch-free runtime) and prove that it ranks like its checkpoint.
+    """Write an artifact (ONNX graphs, torch-free runtime) and prove that it ranks like its checkpoint.
 
     ```yaml
     - {stage: export, of: student, as: student-onnx, format: onnx}
@@ -32,6 +34,12 @@ class ExportConfig(StageConfig):
     )
     opset: Literal[23] = Field(
         23, description="ONNX opset; 23 keeps norm, rotary embedding and attention whole"
+    )
+    variants: tuple[VariantName, ...] | None = Field(
+        None,
+        description="besides the canonical fp32: fast (a body made for onnxruntime), scan-int8 (8-bit scan "
+        "of the items, exact scores of the best 50); one that is named is kept even where it is not faster; "
+        "null: those that are faster here",
     )
     parity: ParityConfig = Field(default_factory=ParityConfig, description="the gate about ranking")
 
@@ -53,12 +61,14 @@ class ExportConfig(StageConfig):
 def run(config: ExportConfig, inputs: Mapping[str, Bound], context: Context) -> Outputs:
     """Write `context.folder / "artifact"`, measure parity on histories of test users, pass the gate or fail.
 
-    Raises InputError for a checkpoint of another data set or a top_k beyond the catalogue, StageError when
-    the model cannot be exported, GateError when the graph ranks differently.
+    The canonical graph and every variant that is asked for by name have to pass; another one that does not,
+    or is not faster here, is left out. The fastest of those that stay is the default. Raises InputError for a
+    checkpoint of another data set or a top_k beyond the catalogue, StageError when the model cannot be
+    exported, GateError when a graph ranks differently.
     """
     import torch
 
-    from export.artifact import write_artifact
+    from export.artifact import keep_variants, write_artifact
     from recommender.checkpoint import load_checkpoint
 
     if context.threads is not None:
@@ -73,17 +83,23 @@ def run(config: ExportConfig, inputs: Mapping[str, Bound], context: Context) -> 
         origin=_origin(config, inputs[config.of], context),
         top_k=config.top_k,
         opset=config.opset,
+        variants=config.variants,
     )
     context.progress("note", {"text": f"{facts.nodes} nodes, {facts.size_bytes:,} bytes; measuring parity"})
     started = time.perf_counter()
-    parity = _parity(config, model, folder, context)
+    measured = measure_variants(model, folder, context, config.parity, named=config.variants or ())
+    keep, default = settle(measured, named=config.variants or ())
+    keep_variants(folder, keep, default, measured)
+    context.progress("note", {"text": f"variants: {', '.join(keep)}; default: {default}"})
     return Outputs(
         metrics={
-            "parity": parity,
+            "parity": measured[default]["parity"],
+            "default_variant": default,
+            "variants": measured,
             "nodes": facts.nodes,
             "operators": facts.operators,
             "size_bytes": facts.size_bytes,
-            "artifact_bytes": sum(path.stat().st_size for path in folder.iterdir()),
+            "artifact_bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
             "export_seconds": facts.seconds,
             "parity_seconds": time.perf_counter() - started,
         }
@@ -106,21 +122,54 @@ def _origin(config: ExportConfig, parent: Bound, context: Context) -> "Origin":
     )
 
 
-def _parity(
-    config: ExportConfig, model: "SequentialRecommender", folder: Path, context: Context
-) -> dict[str, Any]:
-    """Measure and gate."""
-    from export.measure import measure_parity
-    from export.runtime import Artifact
+def measure_variants(
+    model: "SequentialRecommender",
+    folder: Path,
+    context: Context,
+    limits: ParityConfig,
+    *,
+    named: Sequence[str],
+) -> dict[str, dict[str, Any]]:
+    """{variant: {"parity": ..., "speedup": ..., "failed": why}} of all variants of an artifact.
 
-    parity = measure_parity(
-        model,
-        Artifact(folder, threads=context.threads),
-        context.prepared,
-        context.split,
-        config.parity,
-        mask_seen=context.evaluation.mask_seen,
-        seed=context.seed,
+    Speeds are measured of those that rank like the model. Raises GateError where the canonical graph or one
+    of `named` does not.
+    """
+    from export.measure import measure_parity, samples
+    from export.runtime import Artifact
+    from export.speed import speedups
+
+    entries = Artifact(folder, verify=False).manifest["variants"]
+    opened = {
+        str(entry["name"]): Artifact(folder, variant=entry["name"], threads=context.threads, verify=False)
+        for entry in entries
+    }
+    mask_seen, seed = context.evaluation.mask_seen, context.seed
+    measured: dict[str, dict[str, Any]] = {}
+    for name, artifact in opened.items():
+        parity = measure_parity(
+            model, artifact, context.prepared, context.split, limits, mask_seen=mask_seen, seed=seed
+        )
+        measured[name] = {"parity": parity}
+        try:
+            gate(parity, limits, where=f"export.parity of {name} (worst at {parity['worst']})")
+        except GateError as error:
+            if name == CANONICAL or name in named:
+                raise
+            measured[name]["failed"] = error.what
+    alike = {name: artifact for name, artifact in opened.items() if "failed" not in measured[name]}
+    *_, as_is = samples(
+        context.prepared, context.split, model.max_length, limits.users, mask_seen=mask_seen, seed=seed
     )
-    gate(parity, config.parity, where=f"export.parity (worst at {parity['worst']})")
-    return parity
+    for name, ratios in speedups(alike, as_is.histories, reference=CANONICAL).items():
+        measured[name]["speedup"] = ratios
+    return measured
+
+
+def settle(measured: Mapping[str, Mapping[str, Any]], *, named: Sequence[str]) -> tuple[list[str], str]:
+    """(variants to keep, the default): the canonical one, those named, and those that are faster than it."""
+    from export.speed import fastest, is_faster
+
+    ratios = {name: each["speedup"] for name, each in measured.items() if "speedup" in each}
+    keep = [name for name in ratios if name == CANONICAL or name in named or is_faster(ratios[name])]
+    return keep, fastest({name: ratios[name] for name in keep}, CANONICAL)

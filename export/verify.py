@@ -35,14 +35,25 @@ def verify_artifact(folder: Path, *, threads: int | None = 1) -> Verified:
     present = {
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
-        if path.is_file() and path.suffix != ".pyc"
+        if path.is_file() and path.suffix != ".pyc" and not _is_other_version(path, artifact)
     }
-    requests, worst = replay(artifact, read_json(folder / "golden.json"))
+    requests, worst = replay(
+        artifact, read_json(folder / artifact.manifest["catalogue"]["folder"] / "golden.json")
+    )
     return Verified(
         files=tuple(sorted(listed)),
         unlisted=tuple(sorted(present - listed - set(OUTSIDE_DIGESTS))),
         requests=requests,
         max_score_difference=worst,
+    )
+
+
+def _is_other_version(path: Path, artifact: Artifact) -> bool:
+    """Whether a file belongs to a version of the catalogue that is not in use, or is the manifest of one."""
+    place = path.relative_to(artifact.folder).parts
+    is_version = (artifact.folder / place[0] / "manifest.json").is_file()
+    return is_version and (
+        place[0] != artifact.manifest["catalogue"]["folder"] or place[1] == "manifest.json"
     )
 
 

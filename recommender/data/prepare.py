@@ -170,7 +170,12 @@ def _content_digests(
     texts = [histories.user_ids.rename("user_id"), *catalogue.drop("row").iter_columns()]
     for column in texts:
         whole.update(_text_digest(column).encode())
-    return {"digest": whole.hexdigest(), "catalogue_digest": _text_digest(catalogue["item_id"])}
+    return {"digest": whole.hexdigest(), "catalogue_digest": catalogue_digest(catalogue["item_id"])}
+
+
+def catalogue_digest(item_ids: pl.Series) -> str:
+    """Digest of a catalogue: its ids in the order of their rows."""
+    return _text_digest(item_ids.rename("item_id"))
 
 
 def _text_digest(column: pl.Series) -> str:

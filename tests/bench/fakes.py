@@ -71,7 +71,7 @@ def artifact(
         "schema_version": 1, "default_variant": variants[0],
         "files": {f"{variant}.onnx": {"sha256": "", "size_bytes": 2000} for variant in variants},
         "variants": [
-            {"name": each, "file": f"{each}.onnx", "precision": each, "top_k": 9} for each in variants
+            {"name": each, "files": [f"{each}.onnx"], "precision": each, "top_k": 9} for each in variants
         ],
     }  # fmt: skip
     write_json(path / "manifest.json", manifest)

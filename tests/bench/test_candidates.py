@@ -30,7 +30,7 @@ def only(bounds: dict[str, Bound], name: str) -> Candidate:
 
 def test_a_name_gives_one_candidate_per_way_to_open_it(bounds: dict[str, Bound]) -> None:
     found = resolve(["two", "onnx", "teacher"], {1: bounds, 2: bounds})
-    assert [each.name for each in found] == ["two:fp32", "two:int8", "onnx", "teacher"]
+    assert [each.name for each in found] == ["two", "two:int8", "onnx", "teacher"]
     assert [each.variant for each in found] == ["fp32", "int8", "fp32", None]
     assert all(list(each.refs) == [1, 2] for each in found)
 
@@ -40,9 +40,17 @@ def test_an_unknown_name_is_an_input_error_with_the_nearest_one(bounds: dict[str
         resolve(["studnt"], {1: bounds})
 
 
-def test_seeds_that_bind_different_variants_cannot_be_pooled(bounds: dict[str, Bound]) -> None:
-    with pytest.raises(StageError, match="depending on the seed"):
-        resolve(["onnx"], {1: bounds, 2: {"onnx": bounds["two"]}})
+def test_variants_that_every_seed_has_are_compared(bounds: dict[str, Bound]) -> None:
+    (found,) = resolve(["two"], {1: bounds, 2: {"two": bounds["onnx"]}})
+    assert (found.name, found.variant) == ("two", "fp32")
+    assert [str(ref.path) for ref in found.refs.values()] == [
+        str(bounds[name].path) for name in ("two", "onnx")
+    ]
+
+
+def test_seeds_that_share_no_way_to_open_a_name_cannot_be_pooled(bounds: dict[str, Bound]) -> None:
+    with pytest.raises(StageError, match=r"nothing opens 'onnx' .*seed 1: fp32; seed 2: torch"):
+        resolve(["onnx"], {1: bounds, 2: {"onnx": bounds["teacher"]}})
 
 
 def test_facts_of_a_checkpoint_come_from_its_config_and_its_stage(bounds: dict[str, Bound]) -> None:
@@ -64,14 +72,14 @@ def test_facts_of_an_artifact_come_from_its_manifest(bounds: dict[str, Bound]) -
     assert (found.parameters, found.train) == (None, None)
 
 
-def test_weights_beside_the_graph_count_as_its_size(bounds: dict[str, Bound]) -> None:
+def test_every_file_of_a_variant_counts_as_its_size(bounds: dict[str, Bound]) -> None:
     path = bounds["onnx"].path / "manifest.json"
     files = {
         "g.onnx": {"size_bytes": 5},
         "g.onnx.data": {"size_bytes": 70},
         "items.parquet": {"size_bytes": 900},
     }
-    variants = [{"name": "fp32", "file": "g.onnx", "parameters": 12}]
+    variants = [{"name": "fp32", "files": ["g.onnx", "g.onnx.data"], "parameters": 12}]
     write_json(path, {"default_variant": "fp32", "variants": variants, "files": files})
     found = facts(only(bounds, "onnx"))
     assert (found.size_bytes, found.parameters) == (75, 12)

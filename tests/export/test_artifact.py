@@ -15,8 +15,16 @@ from recommender.files import sha256_file
 from recommender.models.interface import SequentialRecommender
 from tests.export.fixtures import MAX_LENGTH, N_ITEMS, TOP_K, make_artifact, tiny_model
 
-NAMES = "fp32.onnx items.parquet catalogue.json item_table.npy golden.json runtime.py manifest.json"
-FILES = set(NAMES.split())
+CATALOGUE = (
+    "fp32.onnx items.parquet item_table.npy golden.json manifest.json head-exact.onnx "
+    "ids.utf8 ids.npy ids.order.npy titles.utf8 titles.npy"
+)
+FILES = {f"catalogue-1/{name}" for name in CATALOGUE.split()} | {
+    "runtime.py",
+    "manifest.json",
+    "body.onnx",
+    "body-fast.onnx",
+}
 
 
 def manifest(folder: Path) -> dict:
@@ -24,9 +32,10 @@ def manifest(folder: Path) -> dict:
 
 
 def test_an_artifact_holds_these_files_and_digests_of_all_but_the_manifest(exported: Path) -> None:
-    assert {path.name for path in exported.iterdir()} == FILES
+    found = {path.relative_to(exported).as_posix() for path in exported.rglob("*") if path.is_file()}
+    assert found == FILES
     listed = manifest(exported)["files"]
-    assert set(listed) == FILES - {"manifest.json"}
+    assert set(listed) == {name for name in FILES if not name.endswith("manifest.json")}
     for name, entry in listed.items():
         assert entry == {
             "size_bytes": (exported / name).stat().st_size,
@@ -36,13 +45,15 @@ def test_an_artifact_holds_these_files_and_digests_of_all_but_the_manifest(expor
 
 def test_the_manifest_says_what_it_is_and_where_it_comes_from(exported: Path, prepared: Prepared) -> None:
     said = manifest(exported)
-    assert said["schema_version"] == 1 and said["name"] == "tiny-onnx"
+    assert said["schema_version"] == 2 and said["name"] == "tiny-onnx"
     assert said["parents"] == {"tiny": "0" * 64} and said["recipe"] == {"name": "test"}
     assert said["data"]["catalogue_digest"] == prepared.catalogue_digest
     assert {"python", "torch", "onnx", "onnxruntime", "numpy"} <= set(said["versions"])
-    assert said["machine"]["onnx"]["ir_version"] == onnx.load(exported / "fp32.onnx").ir_version
-    (variant,) = said["variants"]
+    assert said["machine"]["onnx"]["ir_version"] == onnx.load(exported / "catalogue-1/fp32.onnx").ir_version
+    variant, fast = said["variants"]
     assert said["default_variant"] == variant["name"] == "fp32"
+    assert fast["name"] == "fast" and fast["top_k"] == TOP_K
+    assert fast["files"] == ["body-fast.onnx", "catalogue-1/head-exact.onnx", "catalogue-1/item_table.npy"]
     assert (variant["opset"], variant["top_k"], variant["max_length"]) == (23, TOP_K, MAX_LENGTH)
     assert variant["precision"] == "fp32" and list(variant["inputs"]) == ["items", "seen"]
 
@@ -51,15 +62,16 @@ def test_the_runtime_is_a_verbatim_copy(exported: Path) -> None:
     assert (exported / "runtime.py").read_bytes() == Path(runtime.__file__).read_bytes()
 
 
-def test_items_stand_by_row_in_all_three_forms(exported: Path, sasrec: SequentialRecommender) -> None:
-    table = pl.read_parquet(exported / "items.parquet")
-    catalogue = json.loads((exported / "catalogue.json").read_text())
+def test_items_stand_by_row_in_all_forms(exported: Path, sasrec: SequentialRecommender) -> None:
+    table = pl.read_parquet(exported / "catalogue-1/items.parquet")
+    opened = open_artifact(exported)
     assert table["row"].to_list() == list(range(1, N_ITEMS + 1))
-    assert table["item_id"].to_list() == catalogue["item_ids"]
-    assert table["title"].to_list() == catalogue["titles"]
-    vectors = np.load(exported / "item_table.npy", allow_pickle=False)
-    assert vectors.dtype == np.float32
-    np.testing.assert_array_equal(vectors, sasrec.item_table().detach().numpy())
+    assert table["item_id"].to_list() == list(opened.item_ids)
+    assert table["title"].to_list() == list(opened.titles)
+    assert [opened.rows[name] for name in opened.item_ids] == list(range(1, N_ITEMS + 1))
+    vectors = np.load(exported / "catalogue-1/item_table.npy", allow_pickle=False)
+    assert vectors.dtype == np.float32 and not vectors[N_ITEMS + 1 :].any()
+    np.testing.assert_array_equal(vectors[: N_ITEMS + 1], sasrec.item_table().detach().numpy())
 
 
 def test_a_catalogue_without_titles_is_served_without_titles(prepared: Prepared, tmp_path: Path) -> None:
@@ -70,7 +82,7 @@ def test_a_catalogue_without_titles_is_served_without_titles(prepared: Prepared,
 
 
 def test_golden_requests_are_made_up_and_answered(exported: Path, prepared: Prepared) -> None:
-    golden = json.loads((exported / "golden.json").read_text())
+    golden = json.loads((exported / "catalogue-1/golden.json").read_text())
     histories = {tuple(f"i{row}" for row in prepared.history(user)) for user in range(prepared.n_users)}
     assert {len(request["history"]) for request in golden["requests"]} >= {1, MAX_LENGTH}
     for request in golden["requests"]:
@@ -103,7 +115,7 @@ def test_card_md_may_come_later(folder: Path) -> None:
 
 @pytest.mark.parametrize("fault", ["truncated", "altered", "missing", "absent"])
 def test_a_broken_artifact_is_an_input_error(folder: Path, fault: str) -> None:
-    path = folder / "fp32.onnx"
+    path = folder / "catalogue-1/fp32.onnx"
     content = path.read_bytes()
     match fault:
         case "truncated":

@@ -47,7 +47,9 @@ def test_export_ranks_like_the_model(name: str, tmp_path: Path, prepared: Prepar
         seed=0,
     )
     gate(parity, ParityConfig())
-    assert {entry.domain for entry in onnx.load(tmp_path / name / "fp32.onnx").opset_import} == {""}
+    assert {entry.domain for entry in onnx.load(tmp_path / name / "catalogue-1/fp32.onnx").opset_import} == {
+        ""
+    }
 
 
 def test_an_empty_history_gets_an_answer_that_is_no_nan(exported: Path) -> None:

@@ -30,7 +30,7 @@ def test_onnx_ranks_like_torch_at_every_shape(
 ) -> None:
     items = left_padded(batch, length)
     for seen in (np.zeros((batch, 1), np.int64), items):
-        rows, scores = answer(exported / "fp32.onnx", items, seen)
+        rows, scores = answer(exported / "catalogue-1/fp32.onnx", items, seen)
         with torch.no_grad():
             expected, expected_scores = ScoringGraph(sasrec, TOP_K)(
                 torch.from_numpy(items), torch.from_numpy(seen)
@@ -40,14 +40,14 @@ def test_onnx_ranks_like_torch_at_every_shape(
 
 
 def test_the_file_is_opset_23_without_vendor_operators(exported: Path) -> None:
-    model = onnx.load(exported / "fp32.onnx")
+    model = onnx.load(exported / "catalogue-1/fp32.onnx")
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 23)]
     assert {node.domain for node in model.graph.node} == {""}
     assert {"Attention", "TopK"} <= {node.op_type for node in model.graph.node}
 
 
 def test_axes_carry_the_names_of_the_contract(exported: Path) -> None:
-    graph = onnx.load(exported / "fp32.onnx").graph
+    graph = onnx.load(exported / "catalogue-1/fp32.onnx").graph
     axes = {
         value.name: [size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim]
         for value in (*graph.input, *graph.output)
@@ -61,12 +61,12 @@ def test_axes_carry_the_names_of_the_contract(exported: Path) -> None:
 
 
 def test_the_file_tells_nothing_of_the_machine_that_made_it(exported: Path) -> None:
-    content = (exported / "fp32.onnx").read_bytes()
+    content = (exported / "catalogue-1/fp32.onnx").read_bytes()
     assert b"site-packages" not in content and b".py" not in content
 
 
 def test_default_attributes_are_left_out(exported: Path) -> None:
-    nodes = onnx.load(exported / "fp32.onnx").graph.node
+    nodes = onnx.load(exported / "catalogue-1/fp32.onnx").graph.node
     names = {attribute.name for node in nodes if node.op_type == "Attention" for attribute in node.attribute}
     assert "softcap" not in names and "qk_matmul_output_mode" not in names
 
@@ -155,7 +155,7 @@ def test_a_top_k_beyond_the_catalogue_writes_nothing(tmp_path: Path) -> None:
 
 
 def broken(exported: Path, tmp_path: Path, fault: str) -> Path:
-    model = onnx.load(exported / "fp32.onnx")
+    model = onnx.load(exported / "catalogue-1/fp32.onnx")
     match fault:
         case "vendor":
             model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
@@ -187,6 +187,6 @@ def broken(exported: Path, tmp_path: Path, fault: str) -> Path:
 def test_a_graph_that_breaks_the_contract_is_refused(
     exported: Path, tmp_path: Path, fault: str, message: str
 ) -> None:
-    check_onnx(exported / "fp32.onnx", CONTRACT)
+    check_onnx(exported / "catalogue-1/fp32.onnx", CONTRACT)
     with pytest.raises(StageError, match=message):
         check_onnx(broken(exported, tmp_path, fault), CONTRACT)

@@ -175,14 +175,14 @@ def test_the_exported_graph_passes_on_real_histories(exported, sasrec, prepared:
 
 
 def test_a_perturbed_weight_fails_the_gate(folder, sasrec, prepared: Prepared) -> None:
-    perturb(folder / "fp32.onnx", scale=0.05)
+    perturb(folder / "catalogue-1/fp32.onnx", scale=0.05)
     reseal(folder)
     with pytest.raises(GateError, match="does not rank like its model: top10_overlap_outside_margin"):
         gate(measured(folder, sasrec, prepared), ParityConfig())
 
 
 def test_noise_in_the_weights_far_below_the_margin_passes(folder, sasrec, prepared: Prepared) -> None:
-    perturb(folder / "fp32.onnx", scale=1e-7)
+    perturb(folder / "catalogue-1/fp32.onnx", scale=1e-7)
     reseal(folder)
     found = measured(folder, sasrec, prepared)
     assert found["max_score_difference"] > 0

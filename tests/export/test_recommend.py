@@ -29,9 +29,9 @@ def test_bad_requests_are_input_errors(exported: Path, history: list[str], k: in
 
 
 def test_an_altered_artifact_is_not_asked(folder: Path) -> None:
-    content = (folder / "catalogue.json").read_text()
-    (folder / "catalogue.json").write_text(content.replace("Item i1", "Item j1", 1))
-    with pytest.raises(InputError, match=r"catalogue\.json was altered"):
+    titles = folder / "catalogue-1" / "titles.utf8"
+    titles.write_text(titles.read_text().replace("Item i1", "Item j1", 1))
+    with pytest.raises(InputError, match=r"titles\.utf8 was altered"):
         recommend(folder, ["i3"], 5)
 
 

@@ -1,13 +1,16 @@
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import onnx
+import polars as pl
 import pytest
 from onnx import numpy_helper
 
 from export import runtime
-from export.runtime import Artifact, ArtifactError, open_scorer
+from export.catalogue import write_catalogue
+from export.runtime import Artifact, ArtifactError, Rows, Texts, open_scorer
 from recommender.scoring import HistoryArrays
 from tests.export.fixtures import MAX_LENGTH, N_ITEMS, TOP_K, left_padded, make_artifact, reseal, tiny_model
 
@@ -149,7 +152,14 @@ def test_histories_without_columns_or_users_are_served(artifact: Artifact) -> No
 
 
 @pytest.mark.parametrize(
-    "name", ["fp32.onnx", "catalogue.json", "item_table.npy", "items.parquet", "runtime.py"]
+    "name",
+    [
+        "catalogue-1/fp32.onnx",
+        "catalogue-1/ids.npy",
+        "catalogue-1/item_table.npy",
+        "catalogue-1/items.parquet",
+        "runtime.py",
+    ],
 )
 def test_a_file_that_is_missing_truncated_or_altered_is_named(folder: Path, name: str) -> None:
     path = folder / name
@@ -171,10 +181,10 @@ def test_a_file_that_is_missing_truncated_or_altered_is_named(folder: Path, name
         (None, "is no artifact"),
         ("{", "is broken"),
         ("[]", "is broken"),
-        ('{"schema_version": 1, "files": {}}', "is broken"),
+        ('{"schema_version": 2, "files": {}}', "is broken"),
         (
-            '{"schema_version": 2, "files": {}, "variants": [], "default_variant": "a", "mask_seen": true}',
-            "schema_version 2",
+            '{"schema_version": 1, "files": {}, "variants": [], "default_variant": "a", "mask_seen": true}',
+            "schema_version 1",
         ),
     ],
 )
@@ -193,35 +203,116 @@ def change_manifest(folder: Path, **changes: object) -> None:
 
 def test_files_without_a_digest_or_outside_of_the_folder_are_refused(folder: Path) -> None:
     files = json.loads((folder / "manifest.json").read_text())["files"]
-    change_manifest(folder, files={name: files[name] for name in files if name != "fp32.onnx"})
-    with pytest.raises(ArtifactError, match=r"no digest of fp32\.onnx"):
+    change_manifest(folder, files={name: files[name] for name in files if name != "catalogue-1/fp32.onnx"})
+    with pytest.raises(ArtifactError, match=r"no digest of catalogue-1/fp32\.onnx"):
         Artifact(folder)
-    change_manifest(folder, files=files | {"../secret": files["fp32.onnx"]})
+    change_manifest(folder, files=files | {"../secret": files["catalogue-1/fp32.onnx"]})
     with pytest.raises(ArtifactError, match=r"\.\./secret lies outside"):
         Artifact(folder)
 
 
 def test_an_unknown_variant_or_device_is_named(exported: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"no variant 'int8' .* \(it has: fp32\)"):
+    with pytest.raises(ArtifactError, match=r"no variant 'int8' .* \(it has: fp32, fast\)"):
         open_scorer(exported, variant="int8")
     with pytest.raises(ArtifactError, match="device 'tpu' is unknown"):
         open_scorer(exported, device="tpu")
 
 
 def test_a_graph_that_onnxruntime_cannot_read_is_an_artifact_error(folder: Path) -> None:
-    (folder / "fp32.onnx").write_bytes(b"not a graph")
+    (folder / "catalogue-1/fp32.onnx").write_bytes(b"not a graph")
     reseal(folder)
     with pytest.raises(ArtifactError, match="cannot open"):
         Artifact(folder)
 
 
 def test_weights_that_are_not_numbers_are_found_in_the_answer(folder: Path) -> None:
-    model = onnx.load(folder / "fp32.onnx")
+    model = onnx.load(folder / "catalogue-1/fp32.onnx")
     table = next(entry for entry in model.graph.initializer if list(entry.dims) == [N_ITEMS + 1, 16])
     broken = numpy_helper.to_array(table).copy()
     broken[5] = np.nan
     table.CopyFrom(numpy_helper.from_array(broken, table.name))
-    onnx.save(model, folder / "fp32.onnx")
+    onnx.save(model, folder / "catalogue-1/fp32.onnx")
     reseal(folder)
     with pytest.raises(ArtifactError, match="NaN"):
         Artifact(folder).recommend(["i5"], 3)
+
+
+@pytest.fixture(scope="module", params=["fp32", "fast"])
+def opened(exported: Path, request: pytest.FixtureRequest) -> Artifact:
+    return Artifact(exported, variant=request.param, threads=1)
+
+
+def test_given_items_score_as_in_the_list(opened: Artifact) -> None:
+    items = left_padded(9, MAX_LENGTH, seed=4)
+    best = opened.top_k(HistoryArrays(items), TOP_K)
+    np.testing.assert_allclose(opened.score(HistoryArrays(items), best.items), best.scores, atol=1e-5)
+    shuffled = opened.score(HistoryArrays(items), best.items[:, ::-1])
+    np.testing.assert_allclose(shuffled[:, ::-1], best.scores, atol=1e-5)
+    assert np.isneginf(opened.score(HistoryArrays(items[:1]), np.array([[3, 0]]))[0, 1])
+
+
+def test_an_allowed_list_gives_the_best_of_it(opened: Artifact) -> None:
+    items, seen = left_padded(9, MAX_LENGTH, seed=4), left_padded(9, 4, seed=5)
+    everything = opened.top_k(HistoryArrays(items, seen), TOP_K)
+    allow = np.tile(np.arange(N_ITEMS + 1), (9, 1))
+    found = opened.top_k(HistoryArrays(items, seen), TOP_K, allow=allow)
+    np.testing.assert_array_equal(found.items, everything.items)
+    few = opened.top_k(HistoryArrays(items, seen), 4, allow=np.array([[7, 7, 0, 9]] * 9))
+    for line, banned in zip(few.items, seen, strict=True):
+        assert set(line) - {0} == {7, 9} - set(banned)  # each once, none that was seen
+        assert (np.diff((line == 0).astype(int)) >= 0).all()
+
+
+def test_denied_items_never_come_back(opened: Artifact) -> None:
+    history = HistoryArrays(np.array([[3, 4]]), np.array([[3]]))
+    best = opened.top_k(history, TOP_K).items[0]
+    left = opened.top_k(history, TOP_K, deny=best[None, :2]).items[0]
+    np.testing.assert_array_equal(left[:-2], best[2:])
+    ids = [opened.item_ids[row - 1] for row in best[:2]]
+    answer = opened.recommend(["i3", "i4"], 3, deny=ids, mask_seen=False)
+    assert not {item["item_id"] for item in answer} & set(ids)
+    only = opened.recommend(["i3", "i4"], 3, allow=["i7", "i9", "i3"])
+    assert {item["item_id"] for item in only} == {"i7", "i9"}  # i3 was seen
+    with pytest.raises(ArtifactError, match="unknown item 'nonsense'"):
+        opened.recommend(["i3"], 3, deny=["nonsense"])
+    with pytest.raises(ArtifactError, match="1 histories but 2 lines"):
+        opened.top_k(history, 3, deny=np.ones((2, 1), np.int64))
+    with pytest.raises(ArtifactError, match="1 histories but 2 lines of items to score"):
+        opened.score(history, np.ones((2, 1), np.int64))
+
+
+def test_both_variants_answer_alike_and_as_padded(exported: Path) -> None:
+    items, seen = left_padded(60, MAX_LENGTH, seed=8), left_padded(60, 6, seed=9)
+    whole, fast = (Artifact(exported, variant=name, threads=1) for name in ("fp32", "fast"))
+    padded = whole.run(items, seen)
+    for artifact in (whole, fast):
+        found = artifact.top_k(HistoryArrays(items, seen), TOP_K)
+        np.testing.assert_array_equal(found.items, padded.items)
+        np.testing.assert_allclose(found.scores, padded.scores, atol=1e-5)
+
+
+def test_one_artifact_serves_many_threads(exported: Path) -> None:
+    artifact = Artifact(exported, threads=1)
+    artifact.warm_up()
+    batches = [HistoryArrays(left_padded(5, MAX_LENGTH, seed=seed)) for seed in range(8)]
+    alone = [artifact.top_k(batch, 5).items for batch in batches]
+    scores = [artifact.score(batch, items) for batch, items in zip(batches, alone, strict=True)]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(5):
+            together = list(pool.map(lambda batch: artifact.top_k(batch, 5).items, batches))
+            assert all(np.array_equal(one, other) for one, other in zip(together, alone, strict=True))
+            again = list(pool.map(artifact.score, batches, alone))
+            assert all(np.array_equal(one, other) for one, other in zip(again, scores, strict=True))
+
+
+def test_ids_are_found_by_bisection_whatever_they_are_made_of(tmp_path: Path) -> None:
+    ids = ["b", "ä", "a", "", "aa", "ab", "Z", "10", "9", "日本", "a b"]
+    titles = ["x"] * len(ids)
+    write_catalogue(tmp_path, pl.DataFrame({"item_id": ids, "title": titles}), np.zeros((12, 2), np.float32))
+    texts = Texts(tmp_path, "ids")
+    rows = Rows(tmp_path, texts)
+    assert list(texts) == ids and texts[-1] == "a b" and texts[1:3] == ["ä", "a"]
+    assert dict(rows) == {name: row for row, name in enumerate(ids, start=1)}
+    assert "c" not in rows and rows.get("aaa") is None and len(rows) == len(ids)
+    with pytest.raises(IndexError):
+        texts[len(ids)]

@@ -98,8 +98,8 @@ def test_the_script_ends_with_2_and_one_line_for_an_unknown_item(exported: Path)
 
 
 def test_the_script_refuses_an_altered_artifact(folder: Path) -> None:
-    content = (folder / "fp32.onnx").read_bytes()
-    (folder / "fp32.onnx").write_bytes(content[:-9] + b"\0" + content[-8:])
+    content = (folder / "catalogue-1/fp32.onnx").read_bytes()
+    (folder / "catalogue-1/fp32.onnx").write_bytes(content[:-9] + b"\0" + content[-8:])
     done = script(folder, "--history", "i3")
     assert done.returncode == 2 and "fp32.onnx was altered" in done.stderr
 

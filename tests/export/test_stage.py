@@ -49,7 +49,7 @@ def test_the_stage_writes_an_artifact_and_reports_parity_and_size(student: Bound
     metrics = outputs.metrics
     assert metrics["parity"]["top10_overlap_outside_margin"] == 1
     assert metrics["nodes"] > 10 and metrics["export_seconds"] > 0
-    assert metrics["size_bytes"] == (context.folder / "artifact" / "fp32.onnx").stat().st_size
+    assert metrics["size_bytes"] == (context.folder / "artifact" / "catalogue-1/fp32.onnx").stat().st_size
 
 
 def test_a_graph_that_ranks_differently_fails_the_stage(

@@ -10,7 +10,7 @@ from tests.export.fixtures import perturb, reseal
 
 def test_an_untouched_artifact_is_verified(exported: Path) -> None:
     found = verify_artifact(exported)
-    assert "fp32.onnx" in found.files and "manifest.json" not in found.files
+    assert "catalogue-1/fp32.onnx" in found.files and "manifest.json" not in found.files
     assert found.requests > 1 and found.max_score_difference < 1e-4
     assert found.unlisted == ()
 
@@ -22,13 +22,15 @@ def test_files_that_no_digest_covers_are_told(folder: Path) -> None:
 
 
 def test_an_altered_file_is_an_input_error(folder: Path) -> None:
-    (folder / "items.parquet").write_bytes(b"x" * (folder / "items.parquet").stat().st_size)
+    (folder / "catalogue-1/items.parquet").write_bytes(
+        b"x" * (folder / "catalogue-1/items.parquet").stat().st_size
+    )
     with pytest.raises(InputError, match=r"items\.parquet was altered"):
         verify_artifact(folder)
 
 
 def test_a_graph_that_answers_otherwise_fails_although_its_digests_hold(folder: Path) -> None:
-    perturb(folder / "fp32.onnx", scale=0.05)
+    perturb(folder / "catalogue-1/fp32.onnx", scale=0.05)
     reseal(folder)
     with pytest.raises(GateError, match="golden request 0"):
         verify_artifact(folder)
@@ -36,7 +38,7 @@ def test_a_graph_that_answers_otherwise_fails_although_its_digests_hold(folder: 
 
 @pytest.mark.parametrize("change", ["shorter", "swapped", "unknown"])
 def test_golden_answers_are_compared_by_place_and_by_item(folder: Path, change: str) -> None:
-    golden = json.loads((folder / "golden.json").read_text())
+    golden = json.loads((folder / "catalogue-1/golden.json").read_text())
     request = golden["requests"][0]
     match change:
         case "shorter":
@@ -45,7 +47,7 @@ def test_golden_answers_are_compared_by_place_and_by_item(folder: Path, change: 
             request["items"][:2] = request["items"][1::-1]
         case "unknown":
             request["history"] = ["nonsense"]
-    (folder / "golden.json").write_text(json.dumps(golden))
+    (folder / "catalogue-1/golden.json").write_text(json.dumps(golden))
     reseal(folder)
     with pytest.raises(InputError if change == "unknown" else GateError, match="golden request 0"):
         verify_artifact(folder)

@@ -5,8 +5,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import polars as pl
 import pytest
 
+from export.runtime import Artifact
 from recommender.files import read_json
 from recpress.cli.app import main
 
@@ -21,7 +24,7 @@ stages:
     epochs: 1
   - {stage: prune-depth, of: teacher, as: pruned, keep: 1}
   - {stage: distill, of: pruned, teacher: teacher, as: student, blocks: 1, weights: {ms: 0}, epochs: 1}
-  - {stage: export, of: student, as: student-onnx, top_k: 10, parity: {users: 16}}
+  - {stage: export, of: student, as: student-onnx, variants: [fast], top_k: 10, parity: {users: 16}}
   - stage: bench
     compare: [teacher, pruned, student, student-onnx]
     batch_sizes: [1, 4]
@@ -49,8 +52,11 @@ def last_json(capsys: pytest.CaptureFixture[str]) -> Any:
 
 def test_the_run_ends_with_a_report_and_an_artifact(home: Path) -> None:
     report = read_json(home / "run/report.json")
-    assert [each["name"] for each in report["candidates"]] == ["teacher", "pruned", "student", "student-onnx"]
-    student, artifact = report["candidates"][2:]
+    names = ["teacher", "pruned", "student", "student-onnx"]
+    assert [each["name"] for each in report["candidates"][:4]] == names
+    student, artifact, other = report["candidates"][2:]
+    assert {artifact["variant"], other["variant"]} == {"fp32", "fast"}
+    assert other["name"] == f"student-onnx:{other['variant']}"
     assert student["quality"]["ndcg@10"] == pytest.approx(artifact["quality"]["ndcg@10"], abs=1e-3)
     assert student["body_parameters"] < report["candidates"][0]["body_parameters"]
     assert "tiny" in (home / "run/report.md").read_text()
@@ -92,12 +98,12 @@ def test_a_harmed_artifact_is_refused(
 ) -> None:
     copy = tmp_path / "artifact"
     shutil.copytree(home / "run/artifacts/student-onnx", copy)
-    graph = (copy / "fp32.onnx").read_bytes()
+    graph = (copy / "catalogue-1/fp32.onnx").read_bytes()
     changed = graph[:100] if harm == "truncated" else graph[:-1] + bytes([graph[-1] ^ 1])
-    (copy / "fp32.onnx").write_bytes(changed)
+    (copy / "catalogue-1/fp32.onnx").write_bytes(changed)
     more = ["--history", "i00000"] if verb == "recommend" else []
     assert main([verb, str(copy), *more]) == 2
-    assert "fp32.onnx" in capsys.readouterr().err
+    assert "catalogue-1/fp32.onnx" in capsys.readouterr().err
 
 
 def test_reports_are_made_anew(home: Path) -> None:
@@ -211,3 +217,44 @@ def test_a_suffix_with_all_positions_is_refused(
     told = capsys.readouterr().err
     assert "positions" in told and "suffix" in told
     assert not (tmp_path / "run").exists()
+
+
+def test_the_catalogue_of_an_artifact_is_swapped_and_put_back(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "artifact"
+    shutil.copytree(home / "run/artifacts/student-onnx", copy)
+    opened = Artifact(copy)
+    frame = pl.DataFrame({"item_id": list(opened.item_ids), "vector": opened.table[1:].tolist()})
+    new = frame.head(1).with_columns(pl.lit("fresh").alias("item_id"))
+    pl.concat([frame, new]).write_parquet(tmp_path / "new.parquet")
+    pl.DataFrame({"item_id": ["fresh"], "title": ["A new one"]}).write_csv(tmp_path / "titles.csv")
+    command = ["refresh-items", str(copy), "--vectors", str(tmp_path / "new.parquet"), "--json"]
+    assert main([*command, "--titles", str(tmp_path / "titles.csv")]) == 0
+    told = last_json(capsys)
+    assert (told["version"], told["items"], told["changed"], told["added"]) == (2, len(frame) + 1, 0, 1)
+    assert main(["recommend", str(copy), "--history", "fresh", "-k", "5"]) == 0
+    assert main(["verify", str(copy)]) == 0
+    assert Artifact(copy).titles[-1] == "A new one"
+    frame.head(20).write_parquet(tmp_path / "few.parquet")
+    assert main(["refresh-items", str(copy), "--vectors", str(tmp_path / "few.parquet")]) == 2
+    assert "--withdraw-missing" in capsys.readouterr().err
+    assert main(["refresh-items", str(copy), "--restore", "1"]) == 0
+    assert main(["recommend", str(copy), "--history", "fresh"]) == 2
+
+
+def test_vectors_without_ids_need_a_map(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "artifact"
+    shutil.copytree(home / "run/artifacts/student-onnx", copy)
+    opened = Artifact(copy)
+    np.save(tmp_path / "new.npy", opened.table * 2)
+    command = ["refresh-items", str(copy), "--vectors", str(tmp_path / "new.npy")]
+    assert main(command) == 2
+    assert "which row of the table is which item" in capsys.readouterr().err
+    rows = pl.DataFrame({"index": range(1, opened.n_items + 1), "item_id": list(opened.item_ids)})
+    rows.reverse().write_csv(tmp_path / "map.csv")
+    assert main([*command, "--items", str(tmp_path / "map.csv"), "--json"]) == 0
+    assert last_json(capsys)["changed"] == opened.n_items
+    np.testing.assert_array_equal(Artifact(copy).table, opened.table * 2)
