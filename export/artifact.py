@@ -3,7 +3,7 @@
     manifest.json        SHA-256 and size of all of the below, parents, recipe, versions, variants, catalogue
     runtime.py           a copy of `export.runtime`
     body.onnx            item vectors of a history in, user vector out: knows nothing of the catalogue
-    body-fast.onnx       the same, rewritten for onnxruntime
+    body-fast.onnx       the same, rewritten for onnxruntime; body-int8.onnx: in 8 bits, where it is asked for
     catalogue-1/         the catalogue (`export.catalogue`), and what is made of it:
       fp32.onnx          the canonical graph, whole (with fp32.onnx.data beside it where it would pass 1 GiB)
       head-exact.onnx    user vectors to lists (`export.head`), head-int8.onnx likewise
@@ -25,7 +25,7 @@ import numpy as np
 from export import runtime
 from export.catalogue import catalogue_name, write_catalogue
 from export.runtime import Artifact, ArtifactError
-from export.variants import CANONICAL, SPLIT, VariantName, to_try
+from export.variants import CANONICAL, SPLIT, BodyKind, Split, VariantName, to_try
 from recommender.checkpoint import body_parameters, stored_parameters
 from recommender.data.prepared import Prepared
 from recommender.errors import InputError
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from export.onnx import OnnxFacts
     from recommender.models.interface import SequentialRecommender
 
-BODY, FAST_BODY, CANONICAL_FILE = "body.onnx", "body-fast.onnx", "fp32.onnx"
+BODY, FAST_BODY, INT8_BODY, CANONICAL_FILE = "body.onnx", "body-fast.onnx", "body-int8.onnx", "fp32.onnx"
 OUTSIDE_DIGESTS = ("manifest.json", "card.md")
 PACKAGES = ("recpress", "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "optimum", "numpy")
 GOLDEN_REQUESTS = 8
@@ -63,12 +63,13 @@ def write_artifact(
     top_k: int,
     opset: int,
     variants: Sequence[VariantName] | None = None,
+    int8_users: int = 1,
 ) -> "OnnxFacts":
     """Export `model` and write the whole folder in one step; an older one at the same place is replaced.
 
-    `variants`: besides the canonical graph; None: whichever may pay (`export.variants.to_try`). What the
-    canonical graph came to is returned. Raises InputError when top_k does not fit the catalogue, StageError
-    when the model cannot be exported.
+    `variants`: besides the canonical graph; None: whichever may pay (`export.variants.to_try`). `int8_users`:
+    most users in a call of the 8-bit body. What the canonical graph came to is returned. Raises InputError
+    when top_k does not fit the catalogue, StageError when the model cannot be exported.
     """
     from export.onnx import export_onnx
 
@@ -78,19 +79,23 @@ def write_artifact(
         catalogue.mkdir()
         facts = export_onnx(model, catalogue / CANONICAL_FILE, top_k=top_k, opset=opset)
         write_catalogue(catalogue, prepared.catalogue, model.item_table().detach().cpu().float().numpy())
-        fast = _write_bodies(temporary, catalogue / CANONICAL_FILE, model.max_length)
+        bodies = _write_bodies(temporary, catalogue / CANONICAL_FILE, model.max_length, names)
         shutil.copyfile(runtime.__file__, temporary / "runtime.py")
         manifest = _manifest(model, prepared, origin, facts, top_k)
-        manifest["variants"] += [
-            split_entry(name, manifest, fast, catalogue) for name in names if name != CANONICAL
-        ]
+        for name in names:
+            if name != CANONICAL:
+                entry = split_entry(name, manifest, bodies[SPLIT[name].body], catalogue)
+                limit = {"users_per_call": int8_users} if SPLIT[name].body == "int8" else {}
+                manifest["variants"].append(entry | limit)
         seal(temporary, manifest)
         write_golden(temporary)
     return facts
 
 
-def _write_bodies(folder: Path, canonical: Path, max_length: int) -> str:
-    """Write body.onnx and, where a pass makes it faster, body-fast.onnx; the name of the fastest."""
+def _write_bodies(
+    folder: Path, canonical: Path, max_length: int, names: Sequence[VariantName]
+) -> dict[BodyKind, str]:
+    """Write body.onnx, body-fast.onnx where any pass fires, body-int8.onnx where a variant wants it."""
     import onnx_ir as ir
 
     from export.body import cut_body
@@ -99,10 +104,15 @@ def _write_bodies(folder: Path, canonical: Path, max_length: int) -> str:
     body = cut_body(ir.load(canonical))
     ir.save(body, folder / BODY)
     fast = fast_body(body, max_length=max_length)
-    if not any(fast.fired.values()):
-        return BODY
-    ir.save(fast.model, folder / FAST_BODY)
-    return FAST_BODY
+    files: dict[BodyKind, str] = {"fast": FAST_BODY if any(fast.fired.values()) else BODY}
+    if files["fast"] == FAST_BODY:
+        ir.save(fast.model, folder / FAST_BODY)
+    if any(name in SPLIT and SPLIT[name].body == "int8" for name in names):
+        from export.int8_body import quantize_body
+
+        quantize_body(folder / files["fast"], folder / INT8_BODY)
+        files["int8"] = INT8_BODY
+    return files
 
 
 def split_entry(name: VariantName, manifest: Mapping[str, Any], body: str, catalogue: Path) -> dict[str, Any]:
@@ -118,12 +128,18 @@ def split_entry(name: VariantName, manifest: Mapping[str, Any], body: str, catal
     return {
         "name": name,
         "about": split.about,
-        "precision": "fp32" if split.head == "exact" else "fp32, scan int8",
+        "precision": _precision(split),
         "body": body,
         "head": f"{folder}/{split.head_file}",
         "files": [body, *(f"{folder}/{file}" for file in files)],
         **{key: canonical[key] for key in same},
     }
+
+
+def _precision(split: Split) -> str:
+    """What the numbers of a variant are: "fp32", "fp32, scan int8", "body int8"."""
+    body, head = {"fast": "fp32", "int8": "body int8"}, {"exact": [], "int8": ["scan int8"]}
+    return ", ".join([body[split.body], *head[split.head]])
 
 
 def keep_variants(folder: Path, keep: Sequence[str], default: str, measured: Mapping[str, Any]) -> None:

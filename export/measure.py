@@ -138,6 +138,8 @@ def _answers(
             np.concatenate([getattr(one, name) for one in answers]) for name in ("items", "scores")
         )
         yield f"batch-{size}", TopK(items, scores)
+    if artifact.users_per_call is not None:
+        return  # a raw call of all is not what is served
     seen = np.zeros((len(part.items), 1), np.int64) if part.seen is None else part.seen
     raw = artifact.run(_padded(part.items, max_length), seen)
     yield "padded", TopK(raw.items, raw.scores)

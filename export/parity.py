@@ -148,16 +148,21 @@ def summary(agreements: list[Agreement]) -> dict[str, float]:
     }
 
 
-def gate(numbers: Mapping[str, float], limits: ParityConfig, *, where: str = "export.parity") -> None:
-    """Raise GateError naming every number that is out of bounds (NaN is), with the bound."""
-    bounds = [
+def gate(
+    numbers: Mapping[str, float], limits: ParityConfig, *, lossy: bool = False, where: str = "export.parity"
+) -> None:
+    """Raise GateError naming every number that is out of bounds (NaN is), with the bound.
+
+    `lossy`: only the quality and the mask have to hold, not every place in a list.
+    """
+    quality = [("ndcg10_change", "<=", limits.max_ndcg_change), ("forbidden_items", "<=", 0.0)]
+    ranking = [
         ("top10_overlap_outside_margin", ">=", limits.min_overlap),
         ("first_agreement_outside_margin", ">=", limits.min_first),
         ("order_agreement_outside_margin", ">=", limits.min_order),
         ("max_score_error", "<=", limits.max_score_error),
-        ("ndcg10_change", "<=", limits.max_ndcg_change),
-        ("forbidden_items", "<=", 0.0),
     ]
+    bounds = quality if lossy else ranking + quality
     failed = [
         f"{name} is {numbers[name]:.6g} (must be {sign} {bound:g})"
         for name, sign, bound in bounds

@@ -216,6 +216,7 @@ class Artifact:
             raise ArtifactError(f"no variant {self.variant!r} in {folder} (it has: {', '.join(variants)})")
         chosen = variants[self.variant]
         self.limit, self.max_length = int(chosen["top_k"]), int(chosen["max_length"])
+        self.users_per_call: int | None = chosen.get("users_per_call")
         self._open_with = (threads, device)
         self._opening = threading.Lock()
         self._read_catalogue()
@@ -424,6 +425,7 @@ class Artifact:
         while start < len(order):
             width, stop = max(int(ordered[start]), 1), filled if start < filled else len(order)
             size = max(1, min(TOKENS_PER_CALL // width, SCORES_PER_CALL // (self.n_items + 1)))
+            size = min(size, self.users_per_call or size)
             padding = np.cumsum(width - np.maximum(ordered[start : min(start + size, stop)], 1))
             stop = start + int(np.searchsorted(padding, PADDING_PER_CALL, side="right"))
             yield order[start:stop], width

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 HeadKind = Literal["exact", "int8"]
-VariantName = Literal["fp32", "fast", "scan-int8"]
+BodyKind = Literal["fast", "int8"]
+VariantName = Literal["fp32", "fast", "scan-int8", "int8-body"]
 CANONICAL: VariantName = "fp32"
 
 
@@ -17,9 +18,11 @@ CANONICAL: VariantName = "fp32"
 class Split:
     """A variant that is made of a body and a head."""
 
+    body: BodyKind
     head: HeadKind
-    tried_from: int  # items from which on it is tried without being asked for
+    tried_from: int | None  # items from which on it is tried without being asked for; None: by name only
     about: str
+    lossy: bool = False  # ranks otherwise: never the default, and its quality is what has to hold
 
     @property
     def head_file(self) -> str:
@@ -28,8 +31,13 @@ class Split:
 
 
 SPLIT: dict[VariantName, Split] = {
-    "fast": Split("exact", 0, "a body made for onnxruntime; every item is scored in float32"),
-    "scan-int8": Split("int8", 20_000, "the same body; 8-bit scan, its best 50 are scored again in float32"),
+    "fast": Split("fast", "exact", 0, "a body made for onnxruntime; every item is scored in float32"),
+    "scan-int8": Split(
+        "fast", "int8", 20_000, "the same body; 8-bit scan, its best 50 are scored again in float32"
+    ),
+    "int8-body": Split(
+        "int8", "exact", None, "weights and activations of the body in 8 bits; ranks otherwise", lossy=True
+    ),
 }
 """In the order in which they are tried."""
 
@@ -37,7 +45,16 @@ SPLIT: dict[VariantName, Split] = {
 def to_try(asked: Sequence[VariantName] | None, n_items: int) -> tuple[VariantName, ...]:
     """The canonical graph first, then those asked for, or (None) those that may pay for so many items."""
     assert set(SPLIT) | {CANONICAL} == set(get_args(VariantName))
-    chosen = (
-        [name for name, split in SPLIT.items() if n_items >= split.tried_from] if asked is None else asked
-    )
+    chosen = _may_pay(n_items) if asked is None else asked
     return (CANONICAL, *(name for name in SPLIT if name in chosen))
+
+
+def _may_pay(n_items: int) -> list[VariantName]:
+    return [
+        name for name, split in SPLIT.items() if split.tried_from is not None and n_items >= split.tried_from
+    ]
+
+
+def is_lossy(name: str) -> bool:
+    """Whether a variant ranks otherwise than the canonical graph."""
+    return any(name == each and split.lossy for each, split in SPLIT.items())

@@ -1,6 +1,7 @@
 """Tiny recommenders and artifacts that the export tests share."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from onnx import numpy_helper
 
 from export.artifact import Origin, write_artifact
+from export.variants import VariantName
 from recommender.data.prepared import Prepared
 from recommender.files import sha256_file
 from recommender.models.build import build_model
@@ -49,11 +51,22 @@ def tiny_model(name: str, *, n_items: int = N_ITEMS, max_length: int = MAX_LENGT
     return build_model(MODELS[name], **sizes, seed=3, counts=counts, item_vectors=vectors).eval()
 
 
-def make_artifact(model: SequentialRecommender, folder: Path, prepared: Prepared, **values: Any) -> Path:
+def make_artifact(
+    model: SequentialRecommender,
+    folder: Path,
+    prepared: Prepared,
+    *,
+    variants: Sequence[VariantName] | None = None,
+    int8_users: int = 1,
+    **values: Any,
+) -> Path:
     """Write an artifact; `values` replace entries of its Origin."""
     entries: dict[str, Any] = {"name": folder.name, "parents": {"tiny": "0" * 64}, "recipe": {"name": "test"}}
     origin = Origin(**(entries | values))
-    write_artifact(model, folder, prepared=prepared, origin=origin, top_k=TOP_K, opset=23)
+    write_artifact(
+        model, folder, prepared=prepared, origin=origin, top_k=TOP_K, opset=23, variants=variants,
+        int8_users=int8_users,
+    )  # fmt: skip
     return folder
 
 
