@@ -9,7 +9,8 @@ for every version of the catalogue, in an instant. Opset 23; `int8` has one oper
   in one of the k blocks with the largest maxima, so only these blocks are sorted.
 - `int8` scans a table of 8-bit integers (a scale per item, and one per user, so that nobody's list depends on
   who shares the batch) and scores its best `CANDIDATES` again with the float32 vectors. The scores are exact;
-  an item can be missed where its 8-bit score is not among the best.
+  an item can be missed where its 8-bit score is not among the best. The float32 table [rows, D] is an input
+  `table`: handed in as it is mapped from the disk, it takes no memory but for the rows that are read.
 """
 
 from collections.abc import Sequence
@@ -80,8 +81,8 @@ def write_head(folder: Path, name: str, *, kind: HeadKind, n_items: int, top_k: 
             where=str(folder / "item_table.npy"),
         )
     graph = _Graph()
-    exact = graph.beside("table", "item_table.npy", TensorProto.FLOAT, table.shape, offset)
     if kind == "exact":
+        exact = graph.beside("table", "item_table.npy", TensorProto.FLOAT, table.shape, offset)
         scores, wanted = graph.node("Gemm", ["user", exact], transB=1), top_k
     else:
         scales = quantize(table, folder / INT8_TABLE)
@@ -90,10 +91,10 @@ def write_head(folder: Path, name: str, *, kind: HeadKind, n_items: int, top_k: 
     masked = _mask(graph, scores, n_items, len(table))
     rows, best = _best(graph, masked, wanted, len(table) // BLOCK)
     if kind == "int8":
-        rows, best = _score_again(graph, exact, rows, best, top_k)
+        rows, best = _score_again(graph, rows, best, top_k)
     graph.node("Identity", [rows], ["top_items"])
     graph.node("Identity", [best], ["scores"])
-    _save(graph, folder / name, table.shape[1], top_k)
+    _save(graph, folder / name, table.shape, top_k)
     return (name, "item_table.npy", *([INT8_TABLE] if kind == "int8" else []))
 
 
@@ -172,29 +173,35 @@ def _best(graph: _Graph, scores: str, wanted: int, blocks: int) -> tuple[str, st
     return rows, "best_scores"
 
 
-def _score_again(graph: _Graph, table: str, rows: str, rough: str, k: int) -> tuple[str, str]:
+def _score_again(graph: _Graph, rows: str, rough: str, k: int) -> tuple[str, str]:
     """(rows, float32 scores) [batch, k] of the best among given rows [batch, n]."""
     graph.node("TopK", [rows, "wanted"], ["candidates", "by_row"], axis=1, largest=0)
     rough = graph.node("GatherElements", [rough, "by_row"], axis=1)
     axis = graph.constant("column", [2])
     column = graph.node("Unsqueeze", ["user", axis])
-    exact = graph.node("MatMul", [graph.node("Gather", [table, "candidates"]), column])
+    exact = graph.node("MatMul", [graph.node("Gather", ["table", "candidates"]), column])
     exact = graph.node("Squeeze", [exact, axis])
     masked = graph.node("Where", [graph.node("IsInf", [rough]), rough, exact])
     graph.node("TopK", [masked, graph.constant("k", [k])], ["exact_scores", "exact_places"], axis=1)
     return graph.node("GatherElements", ["candidates", "exact_places"], axis=1), "exact_scores"
 
 
-def _save(graph: _Graph, path: Path, width: int, k: int) -> None:
-    """Write the graph and check it."""
+def _save(graph: _Graph, path: Path, shape: tuple[int, ...], k: int) -> None:
+    """Write the graph and check it; a table that it holds no copy of becomes an input."""
 
     def value(name: str, kind: int, *shape: str | int) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(name, kind, shape)
 
+    given = [
+        value("user", TensorProto.FLOAT, "batch", shape[1]),
+        value("seen", TensorProto.INT64, "batch", "seen"),
+    ]
+    if "table" not in [entry.name for entry in graph.initializers]:
+        given.append(value("table", TensorProto.FLOAT, *shape))
     made = helper.make_graph(
         graph.nodes,
         "head",
-        [value("user", TensorProto.FLOAT, "batch", width), value("seen", TensorProto.INT64, "batch", "seen")],
+        given,
         [value("top_items", TensorProto.INT64, "batch", k), value("scores", TensorProto.FLOAT, "batch", k)],
         graph.initializers,
     )

@@ -222,6 +222,8 @@ class Artifact:
         self._read_catalogue()
         self.graph = self._session(chosen["graph"]) if "graph" in chosen else None
         self.head = None if "graph" in chosen else self._session(chosen["head"])
+        reads = [] if self.head is None else [value.name for value in self.head.get_inputs()]
+        self._head_reads = {"table": self._stored} if "table" in reads else {}
         self._body = None if "graph" in chosen else self._open_body(chosen["body"])
 
     def _read_catalogue(self) -> None:
@@ -234,7 +236,8 @@ class Artifact:
         counts = (len(self.item_ids), len(self.titles), told["items"])
         if len(set(counts)) != 1 or len(table) <= told["items"] or table.shape[1:] != (told["width"],):
             raise ArtifactError(f"the files of {folder} do not fit each other; copy the artifact again")
-        self.table = table[: told["items"] + 1]
+        self._stored = table.view(np.ndarray)  # with the rows that fill up the last block
+        self.table = self._stored[: told["items"] + 1]
 
     @property
     def n_items(self) -> int:
@@ -268,7 +271,7 @@ class Artifact:
         if self.graph is not None:
             return self._answer(self.graph, {"items": items, "seen": seen})
         assert self.head is not None
-        return self._answer(self.head, {"user": self._vectors(items), "seen": seen})
+        return self._answer(self.head, {"user": self._vectors(items), "seen": seen} | self._head_reads)
 
     def _answer(self, graph: onnxruntime.InferenceSession, given: dict[str, Any]) -> TopK:
         rows, scores = graph.run(("top_items", "scores"), given)
@@ -392,7 +395,7 @@ class Artifact:
         for start in range(0, len(vectors), step):
             part = slice(start, start + step)
             given = {"user": vectors[part], "seen": _used_columns(blocked[part])}
-            yield part, self._answer(self.head, given)
+            yield part, self._answer(self.head, given | self._head_reads)
 
     @staticmethod
     def _best_of(scores: Float32, rows: Int64, blocked: Int64, k: int) -> TopK:
@@ -481,6 +484,7 @@ def _session(path: Path, threads: int | None, device: str) -> onnxruntime.Infere
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = 3
+    options.enable_mem_pattern = False  # a plan per shape keeps memory for every shape that was ever seen
     # Idle threads that spin take the cores of whoever else serves on this machine.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:

@@ -22,11 +22,23 @@ def stored(folder: Path, vectors: np.ndarray) -> int:
     return len(vectors)
 
 
-def head(folder: Path, kind: str, n_items: int, k: int) -> onnxruntime.InferenceSession:
+class Head:
+    """A head with what it reads besides users and seen rows."""
+
+    def __init__(self, path: Path, table: np.ndarray) -> None:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        self.session = onnxruntime.InferenceSession(str(path), options)
+        names = [value.name for value in self.session.get_inputs()]
+        self.reads = {"table": table} if "table" in names else {}
+
+    def run(self, outputs: object, given: dict[str, np.ndarray]) -> list[np.ndarray]:
+        return self.session.run(None, given | self.reads)
+
+
+def head(folder: Path, kind: str, n_items: int, k: int) -> Head:
     write_head(folder, "head.onnx", kind=kind, n_items=n_items, top_k=k)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(folder / "head.onnx"), options)
+    return Head(folder / "head.onnx", np.load(folder / "item_table.npy"))
 
 
 def expected(vectors: np.ndarray, user: np.ndarray, seen: np.ndarray, k: int) -> np.ndarray:

@@ -1,0 +1,104 @@
+"""How fast are the variants of an artifact on a CPU? Against the same model in torch, and exported by hand.
+
+Through the machinery of `recpress bench`: one pinned child process per candidate, interleaved rounds, ratios
+of medians with intervals, the A/A floor of torch beside them. Loads: one user as users come, one user with a
+full history, 32 with full histories, 512 as users come. The run folder is one that recipes/deploy-cpu.yaml
+made: its export has gated parity and quality, its bench has ranked all test users.
+
+Run: RECPRESS_DATA=DIR python docs/results/scripts/deploy_cpu.py RUN CHECKPOINT [--threads 1] [--rounds 200]
+Appends one JSON row per load to docs/results/raw/deploy_cpu.jsonl.
+"""
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bench.crew import TWIN, Crew, Limits
+from bench.environment import environment
+from bench.latency import Timed, latency, speedup
+from bench.loads import LoadName, make_load
+from bench.timing import time_cell
+from recommender.data.config import DataConfig
+from recommender.data.prepare import prepare
+from recommender.scoring import ScorerRef
+from recpress.given import bind
+
+RESULTS = Path(__file__).resolve().parents[1] / "raw" / "deploy_cpu.jsonl"
+CELLS: tuple[tuple[LoadName, int], ...] = (("real", 1), ("full", 1), ("full", 32), ("real", 512))
+TORCH, PLAIN = "torch", "plain export"
+DRAWS = 10_000
+
+
+def candidates(run: Path, checkpoint: Path) -> dict[str, ScorerRef]:
+    """Torch, the export by hand, and every variant of the artifact."""
+    (torch,) = bind(TORCH, checkpoint.resolve()).scorers
+    plain = replace(torch, name=PLAIN, runtime="onnxruntime", opener="plain_export:open_plain", options={})
+    artifact = bind("artifact", (run / "artifacts" / "student-onnx").resolve())
+    variants = {str(ref.options["variant"]): ref for ref in artifact.scorers}
+    return {TORCH: torch, PLAIN: plain, **variants}
+
+
+def row(timed: Timed, name: str) -> dict[str, Any]:
+    """Median and both ratios of one candidate."""
+    found: dict[str, Any] = {"p50_ms": latency(timed, name).p50_ms}
+    for against in (TORCH, PLAIN):
+        if name != against:
+            ratio = speedup(timed, name, against, draws=DRAWS, seed=0)
+            found[f"against {against}"] = {"ratio": ratio.ratio, "ci95": ratio.ci95}
+            found["aa_floor"], found["aa_ci95"] = ratio.aa_floor, ratio.aa_ci95
+    return found
+
+
+def main() -> None:
+    """Measure and append."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--source", default="amazon-beauty")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--max-length", type=int, default=50)
+    options = parser.parse_args()
+    prepared = prepare(DataConfig(source=options.source, max_length=options.max_length))
+    split = prepared.split("leave-one-out")
+    before = os.getloadavg()[0]
+    with Crew(Limits(opening=300, call=60), options.threads) as crew:
+        refs = candidates(options.run, options.checkpoint)
+        for name, ref in [*refs.items(), (TORCH + TWIN, refs[TORCH])]:
+            crew.open(name, ref, "cpu")
+        for load_name, batch in CELLS:
+            load = make_load(
+                load_name, prepared, split, batch=batch, rounds=options.rounds,
+                max_length=options.max_length, seed=0,
+            )  # fmt: skip
+            timed = time_cell(
+                crew, load, TORCH, k=10, rounds=options.rounds, warmup=5, seed=0,
+                budget_seconds=options.seconds,
+            )  # fmt: skip
+            if crew.failures:
+                raise SystemExit("; ".join(f"{name} {fault.text}" for name, fault in crew.failures.items()))
+            found = {
+                "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                "command": " ".join(["python", "docs/results/scripts/deploy_cpu.py", *sys.argv[1:]]),
+                "source": options.source, "load": load_name, "batch": batch, "threads": options.threads,
+                "length": load.length, "rounds": len(timed.seconds[TORCH]),
+                "candidates": {name: row(timed, name) for name in refs},
+                "waited_share": {n: crew.waited_ns[n] / crew.called_ns[n] for n in crew.called_ns},
+                "load_average_before": before,
+                "environment": environment().model_dump(exclude_none=True),
+            }  # fmt: skip
+            with RESULTS.open("a") as file:
+                file.write(json.dumps(found) + "\n")
+            print(json.dumps({"load": load_name, "batch": batch, **found["candidates"]}))
+
+
+if __name__ == "__main__":
+    main()
