@@ -108,7 +108,7 @@ def _of_lines(piece: Piece, layout: Lines, file: Path) -> Histories:
     items = _ids(flat.to_frame(), layout.history, file)
     if split:
         items = items.str.strip_chars()
-        named = (items != "").to_numpy()
+        named = (items != "").fill_null(False).to_numpy()
         owners = np.repeat(np.arange(len(users)), lengths)
         items, lengths = items.filter(named), np.bincount(owners[named], minlength=len(users))
     return Histories(users, items, lengths)
@@ -161,7 +161,8 @@ def _ids(frame: pl.DataFrame, column: str, file: Path) -> pl.Series:
         raise InputError(
             f"column {column!r} holds {dtype}, not ids", where=str(file), fix="map the right column"
         )
-    return frame.select(as_id(column, dtype, pl.String()).alias("id"))["id"]
+    ids = as_id(column, dtype, pl.String())
+    return frame.select(pl.when(ids != "").then(ids).alias("id"))["id"]  # an empty text is no id
 
 
 def _require_users(users: pl.Series, rows: pl.Series, file: Path) -> None:

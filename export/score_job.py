@@ -80,16 +80,22 @@ def refuse_other(
         differs.append(f"the variant was {identity['artifact']['variant']}, is {now['variant']}")
     elif now != identity["artifact"]:
         differs.append("the artifact is another one, or was changed")
-    begun = identity["options"]
-    for name in sorted({*begun, *options}):
-        if begun.get(name) != options.get(name):
-            differs.append(f"{name} was {begun.get(name)}, is {options.get(name)}")
+    begun, asked = _flat(identity["options"]), _flat(options)
+    for name in sorted(name for name in begun.keys() & asked.keys() if begun[name] != asked[name]):
+        differs.append(f"{name} was {begun[name]}, is {asked[name]}")
     if differs:
         raise InputError(
             f"holds a job that was begun otherwise: {'; '.join(differs)}",
             where=str(place),
             fix=f"give the same command as then to go on; {FRESH}",
         )
+
+
+def _flat(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The layout's columns among the other options; two layouts differ in what the file is read as."""
+    layout = options["layout"]
+    columns = {f"--{name}": value for name, value in layout.items() if name != "kind"}
+    return {**options, **columns, "layout": layout["kind"]}
 
 
 def _artifact(artifact: Answering) -> dict[str, str]:

@@ -90,7 +90,7 @@ def repeated(hashes: IO[bytes], count: int) -> UInt64:
     found = [np.zeros(0, np.uint64)]
     for number in range(int(passes)):
         kept = [piece[piece % passes == number] for piece in _read(hashes)]
-        values = np.sort(np.concatenate(kept))
+        values = np.sort(np.concatenate([found[0], *kept]))
         found.append(np.unique(values[1:][values[1:] == values[:-1]]))
     return np.sort(np.concatenate(found))
 

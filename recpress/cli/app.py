@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 import recpress
 from recommender.errors import RecpressError
 from recpress import processes
-from recpress.cli import data, doctor, gate, recipes, recommend, report, run, show, stage, verify
+from recpress.cli import data, doctor, gate, recipes, recommend, report, run, score, show, stage, verify
 from recpress.stages import STAGES
 
 HELP = """Make LLM-based sequential recommenders small enough to serve, and prove what it cost.
@@ -70,6 +70,7 @@ app.add_typer(data.app, name="data")
 for _name in (name for name, kind in STAGES.items() if kind.alone):
     app.command(_name, help=stage.help_of(_name))(stage.verb(_name))
 app.command("recommend")(recommend.recommend)
+app.command("score")(score.score)
 app.command("report")(report.report)
 app.command("gate")(gate.gate)
 app.command("verify")(verify.verify)

@@ -32,7 +32,8 @@ class Circle:
             blocked = (rows[:, :, None] == history.seen[:, None, :]).any(axis=2)
             order = np.argsort(blocked, axis=1, kind="stable")
             rows = np.where(np.take_along_axis(blocked, order, 1), 0, np.take_along_axis(rows, order, 1))
-        scores = -np.arange(k, dtype=np.float32) - history.items[:, :1] / 64
+        oldest = (history.items > 0).argmax(axis=1)[:, None]
+        scores = -np.arange(k, dtype=np.float32) - np.take_along_axis(history.items, oldest, 1) / 64
         best = rows[:, :k]
         return TopK(best, np.where(best > 0, scores, -np.inf).astype(np.float32))
 

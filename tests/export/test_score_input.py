@@ -122,8 +122,8 @@ def test_users_without_a_history_and_nameless_items_stay_to_be_counted(tmp_path:
     assert as_dict(list(histories([tmp_path / "u.jsonl"], Lines()))) == {"a": [], "b": ["i1", None]}
     (tmp_path / "u.csv").write_text("user_id,history\na,\nb,i1\n")
     assert as_dict(list(histories([tmp_path / "u.csv"], Lines()))) == {"a": [], "b": ["i1"]}
-    (tmp_path / "l.csv").write_text("user_id,item_id\na,\na,i2\n")
-    assert as_dict(list(histories([tmp_path / "l.csv"], Interactions()))) == {"a": [None, "i2"]}
+    (tmp_path / "l.csv").write_text('user_id,item_id\na,\na,i2\na,""\n')
+    assert as_dict(list(histories([tmp_path / "l.csv"], Interactions()))) == {"a": [None, "i2", None]}
 
 
 @pytest.mark.parametrize(
@@ -135,6 +135,7 @@ def test_users_without_a_history_and_nameless_items_stay_to_be_counted(tmp_path:
         (pl.DataFrame({"user_id": [1], "hist": ["a"]}), Lines(), "did you mean 'hist'"),
         (pl.DataFrame({"user_id": ["a", None], "history": ["x", "y"]}), Lines(), "row 2 .* names no user"),
         (pl.DataFrame({"user_id": ["a", None], "item_id": ["x", "y"]}), Interactions(), "row 2 .* no user"),
+        (pl.DataFrame({"user_id": ["a", ""], "history": ["x", "y"]}), Lines(), "row 2 .* names no user"),
         (pl.DataFrame({"user_id": [1], "item_id": [[2]]}), Interactions(), "not ids"),
         (
             pl.DataFrame({"user_id": [1, 1], "item_id": [2, 2], "at": ["3", "soon"]}),
