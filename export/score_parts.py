@@ -113,7 +113,7 @@ class Parts:
             _write_text(frame, content, self.kind, header=False)
         path = self.folder / f"{start:012d}-{stop:012d}.{self.kind}"
         temporary = self.folder / f".{path.name}.tmp"
-        with writing(path):
+        with writing(path), _room_given_back(temporary):
             with temporary.open("wb") as file:
                 file.write(content.getbuffer())
                 _sync(file)
@@ -125,12 +125,8 @@ class Parts:
         Raises StageError when the disk is full: the parts stay, and nothing stands under the output's name.
         """
         temporary = self.folder / f".joined.{self.kind}.tmp"
-        with writing(self.output):
-            try:
-                self._join(temporary, columns)
-            except BaseException:
-                temporary.unlink(missing_ok=True)  # it takes room that the user may be short of
-                raise
+        with writing(self.output), _room_given_back(temporary):
+            self._join(temporary, columns)
             # Should a kill come before `drop` is through, the next start knows whose output it is.
             write_json(self.record, read_json(self.record) | {"joined": fingerprint(temporary)})
             os.replace(temporary, self.output)
@@ -187,6 +183,16 @@ def _write_text(frame: pl.DataFrame, file: IO[bytes], kind: str, *, header: bool
 def _sync(file: IO[bytes]) -> None:
     file.flush()
     os.fsync(file.fileno())
+
+
+@contextmanager
+def _room_given_back(temporary: Path) -> Iterator[None]:
+    """Remove a file that could not be finished: it takes room that the user may be short of."""
+    try:
+        yield
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager

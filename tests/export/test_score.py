@@ -438,6 +438,7 @@ def test_a_full_disk_is_told_and_leaves_what_is_finished(
             score(Circle(), source, output, Options(k=3, batch=9))
     assert caught.value.exit_code == 1
     assert not output.exists()
+    assert not list(tmp_path.rglob(".*.tmp"))
     done = score(Circle(), source, output, Options(k=3, batch=9))
     assert done.resumed_after == {"survey": 0, "part": 18, "join": 40}[moment]
     assert len(rows_of(output)) == 3 * 40
