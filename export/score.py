@@ -114,11 +114,7 @@ def score(
     work = _Work(artifact, Catalogue(artifact.item_ids), source, files, parts, options, progress)
     stats = stats_of(files)
     with parts.held():
-        record = None if fresh else parts.read()
-        if record is None:
-            record = _begin(work, fresh)
-        else:
-            refuse_other(record["identity"], artifact, files, options.as_json(), parts.folder)
+        record = _begun(work, fresh) or _begin(work, fresh)
         found = Survey.from_json(record["survey"])
         if record["joined"] is not None and output.exists() and fingerprint(output) == record["joined"]:
             parts.drop()  # killed when all was done
@@ -135,6 +131,15 @@ def score(
         parts.join(no_answers(work.form))
     progress("done", {})
     return Scored(output, options, found, done, time.monotonic() - started)
+
+
+def _begun(work: _Work, fresh: bool) -> dict[str, Any] | None:
+    """The record of this job, if it was begun; another job's is refused."""
+    record = None if fresh else work.parts.read()
+    if record is not None:
+        options = work.options.as_json()
+        refuse_other(record["identity"], work.artifact, work.files, options, work.parts.folder)
+    return record
 
 
 def _begin(work: _Work, fresh: bool) -> dict[str, Any]:

@@ -90,3 +90,19 @@ def plainly(
                 if row
             ]
     return rows
+
+
+def rows_of(output: Path) -> list[tuple[Any, ...]]:
+    """The rows of an output of any format."""
+    if output.suffix in (".parquet", ".pq"):
+        frame = pl.read_parquet(output)
+    elif output.suffix == ".jsonl":
+        frame = pl.read_ndjson(output)
+    else:
+        frame = pl.read_csv(output, separator="\t" if output.suffix == ".tsv" else ",")
+    return frame.rows()
+
+
+def left_in(folder: Path) -> set[str]:
+    """The names of what lies in a folder."""
+    return {path.name for path in folder.iterdir()}
