@@ -4,7 +4,9 @@ The command line prints these without a traceback and leaves with `exit_code`.
 """
 
 import difflib
+import errno
 import importlib
+import os
 from collections.abc import Iterable
 from types import ModuleType
 
@@ -57,3 +59,13 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     options = sorted(valid)
     close = difflib.get_close_matches(name, options, n=1)
     return f" (did you mean {close[0]!r}?)" if close else f" (valid: {', '.join(options)})"
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error, or one that caused it, is ENOSPC; some libraries say so in their text only."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if getattr(seen, "errno", None) == errno.ENOSPC or os.strerror(errno.ENOSPC) in str(seen):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False

@@ -1,12 +1,11 @@
-"""Where things lie: the built-in recipes, and the run folder, which one process holds at a time."""
+"""Where things lie: the built-in recipes and the run folder."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
 
-from recommender.errors import InputError, StageError
+from recommender.errors import InputError
 
 SEEDS = (42,)
 """The seeds of a recipe that names none."""
@@ -25,26 +24,6 @@ def recipes_folder() -> Path:
     here = Path(__file__).resolve().parent
     installed = here / "recipes"
     return installed if installed.is_dir() else here.parent / "recipes"
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a run folder alone. Raises StageError when another process holds it.
-
-    A POSIX record lock: it goes away with its process, however that ends, and children do not inherit it.
-    """
-    import fcntl  # not on Windows, where recipes can at least be read
-
-    with (folder / ".lock").open("a") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise StageError(
-                "another recpress is working in this folder",
-                where=str(folder),
-                fix="wait for it, or give this run another folder with --out",
-            ) from error
-        yield
 
 
 def check_run_folder(folder: Path, recipe_name: str, *, fresh: bool) -> None:

@@ -1,7 +1,5 @@
 """Runs a recipe: every step that is not finished yet, in order, each one complete or not there at all."""
 
-import errno
-import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -14,10 +12,11 @@ from typing import Any
 import yaml
 
 from recommender.data.prepared import Prepared
-from recommender.errors import InputError, StageError
+from recommender.errors import InputError, StageError, is_disk_full
 from recommender.files import complete_folder, write_json, write_text
+from recommender.lock import locked
 from recommender.stage import Bound, Context, Outputs, Progress, silent
-from recpress.folders import check_inputs_outside, check_run_folder, locked
+from recpress.folders import check_inputs_outside, check_run_folder
 from recpress.given import bind, check_given, check_lists
 from recpress.processes import ALONE, Crew, StageOrder
 from recpress.recipe import Loaded, Recipe
@@ -259,13 +258,3 @@ def _told(step: Step) -> Iterator[None]:
             ) from error
         error.add_note(f"in stage {step.name}; finished stages are kept, the same command goes on from there")
         raise
-
-
-def is_disk_full(error: BaseException) -> bool:
-    """Whether an error, or one that caused it, is ENOSPC; some libraries say so in their text only."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if getattr(seen, "errno", None) == errno.ENOSPC or os.strerror(errno.ENOSPC) in str(seen):
-            return True
-        seen = seen.__cause__ or seen.__context__
-    return False

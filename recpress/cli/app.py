@@ -21,6 +21,7 @@ from recpress.cli import (
     refresh_items,
     report,
     run,
+    score,
     show,
     stage,
     verify,
@@ -83,6 +84,7 @@ for _name in (name for name, kind in STAGES.items() if kind.alone):
     app.command(_name, help=stage.help_of(_name))(stage.verb(_name))
 app.command("recommend")(recommend.recommend)
 app.command("refresh-items")(refresh_items.refresh_items)
+app.command("score")(score.score)
 app.command("report")(report.report)
 app.command("gate")(gate.gate)
 app.command("verify")(verify.verify)

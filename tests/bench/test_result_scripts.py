@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import polars as pl
 import pytest
 
 from tests.bench.reports import faster
@@ -65,3 +66,23 @@ def test_the_making_of_batches_is_part_of_a_training_step(monkeypatch: pytest.Mo
 
     model.step(Sequences(), 0, 8)
     assert model.seconds == [3.0]
+
+
+@pytest.mark.parametrize(
+    ("users", "ranks", "whole"),
+    [
+        (["a", "a", "b", "b"], [1, 2, 1, 2], True),
+        (["a", "b", "b"], [1, 1, 2], True),  # fewer than k were left to recommend
+        (["a", "a"], [1, 2], False),  # one is lost
+        (["a", "a", "b", "b", "b", "b"], [1, 2, 1, 2, 1, 2], False),  # one is doubled
+        (["a", "a", "c", "c"], [1, 2, 1, 2], False),
+        (["a", "a", "b", "b", "b"], [1, 2, 1, 2, 3], False),
+        (["a", "a", "b"], [1, 2, 2], False),
+    ],
+)
+def test_a_lost_or_doubled_user_is_seen(
+    tmp_path: Path, users: list[str], ranks: list[int], whole: bool
+) -> None:
+    check = runpy.run_path(str(SCRIPTS / "score_million.py"))["check"]
+    pl.DataFrame({"user_id": users, "rank": ranks}).write_parquet(tmp_path / "top.parquet")
+    assert check(tmp_path / "top.parquet", pl.Series("user_id", ["a", "b"]), 2)["every_user_once"] is whole

@@ -15,7 +15,7 @@ from recpress.stages import STAGES, StageKind
 from tests.recpress.fakes import FAKES, RECIPE
 
 ROOT = Path(__file__).parents[2]
-VERBS = ["run", *STAGES, "recommend", "refresh-items", "report", "verify", "doctor"]
+VERBS = ["run", *STAGES, "recommend", "score", "refresh-items", "report", "verify", "doctor"]
 VERBS += [f"recipes {verb}" for verb in ("list", "show", "copy", "schema", "check")]
 VERBS += [f"data {verb}" for verb in ("prepare", "stats", "fetch", "sources")]
 
@@ -183,6 +183,7 @@ sys.exit(main(["run", "fake.yaml", "--device", "cpu", "--out", {str(tmp_path / "
         ["data", "stats", "none.csv"],
         ["data", "fetch", "ml-1m"],
         ["recommend", "nowhere", "--history", "a"],
+        ["score", "nowhere", "--input", "a.csv", "--output", "b.csv"],
         ["verify", "nowhere"],
         ["refresh-items", "nowhere"],
         ["refresh-items", "nowhere", "--restore", "1"],

@@ -375,7 +375,7 @@ def test_an_input_checkpoint_of_another_data_set_is_refused(tmp_path: Path) -> N
 def test_two_runs_at_once_in_one_folder_are_refused(tmp_path: Path) -> None:
     go(tmp_path)
     code = (
-        "import sys\nfrom pathlib import Path\nfrom recpress.folders import locked\n"
+        "import sys\nfrom pathlib import Path\nfrom recommender.lock import locked\n"
         "with locked(Path(sys.argv[1])):\n    print('held', flush=True)\n    sys.stdin.read()\n"
     )
     holder = subprocess.Popen(

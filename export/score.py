@@ -1,0 +1,198 @@
+"""Scores a file of users with an artifact: streaming, in flat memory, and restartable at any moment.
+
+First the whole input is looked through (`score_survey`); then batches of users are scored in the order of the
+input, each into a part of its own (`score_parts`). A job that was killed goes on after its last part, with
+the same batches, so its output is that of a job that was left alone.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from export.score_answers import Answering, Form, answers, no_answers
+from export.score_input import Histories, Interactions, Layout, Lines, histories, order_column
+from export.score_job import check_job, check_place, identity_of, refuse_other, stats_of
+from export.score_known import Batch, Catalogue, Duplicates, batches
+from export.score_parts import Parts, fingerprint
+from export.score_survey import Survey, refuse_unknown, survey
+from recommender.data.readers import files_of
+from recommender.errors import StageError
+from recommender.stage import Progress, silent
+
+LINES = Lines()
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is asked; None: as the artifact says."""
+
+    layout: Layout = LINES
+    k: int = 10
+    mask_seen: bool | None = None  # never recommend what the history holds; None: as it was evaluated
+    unknown: Literal["error", "skip"] = "error"  # items that the artifact does not know
+    duplicates: Duplicates | None = None  # repeated items of a user; None: as in the data it was trained on
+    lists: bool = False  # one row per user, in place of one per recommended item
+    batch: int = 4096  # users; it changes no answer, and may change from start to start
+
+    def settled(self, artifact: Answering, files: Sequence[Path]) -> "Options":
+        """The same with nothing left open. Raises InputError when a log has no such order column."""
+        layout = self.layout
+        if isinstance(layout, Interactions):
+            layout = replace(layout, order_by=order_column(files, layout.order_by))
+        mask = bool(artifact.manifest["mask_seen"]) if self.mask_seen is None else self.mask_seen
+        trained = artifact.manifest.get("recipe", {}).get("data", {}).get("duplicates", "keep")
+        return replace(self, layout=layout, mask_seen=mask, duplicates=self.duplicates or trained)
+
+    def as_json(self) -> dict[str, Any]:
+        """What the output hangs on, as plain data."""
+        values = asdict(self)
+        del values["batch"]
+        return values | {"layout": {"kind": type(self.layout).__name__.lower(), **values["layout"]}}
+
+
+AS_TRAINED = Options()
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A finished job."""
+
+    output: Path
+    options: Options
+    survey: Survey
+    resumed_after: int  # users who had been done by earlier starts
+    seconds: float  # of this start
+
+    @property
+    def users_per_second(self) -> float | None:
+        """Of this start, with all its reading and writing; None when nothing was left to score."""
+        done = self.survey.users - self.resumed_after
+        return done / self.seconds if done and self.seconds > 0 else None
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What one start works with."""
+
+    artifact: Answering
+    catalogue: Catalogue
+    source: Path
+    files: tuple[Path, ...]
+    parts: Parts
+    options: Options
+    progress: Progress
+
+    @property
+    def form(self) -> Form:
+        return Form(self.parts.kind, self.options.lists)
+
+    def read(self) -> Iterator[Histories]:
+        return histories(self.files, self.options.layout)
+
+
+def score(
+    artifact: Answering,
+    source: Path,
+    output: Path,
+    options: Options = AS_TRAINED,
+    *,
+    fresh: bool = False,
+    progress: Progress = silent,
+) -> Scored:
+    """Score all users of `source` (a file or a folder of files) into `output`; goes on after a kill.
+
+    `fresh`: forget an earlier job of this output, and replace the output itself if it is there.
+    Raises InputError (nothing is written) for whatever is wrong with the input, the output's place or the
+    options, and when an earlier job of this output was another one; StageError when the disk is full.
+    """
+    started = time.monotonic()
+    parts, files = Parts(output), files_of(source)
+    check_job(artifact, source, output, Form(parts.kind, options.lists), options.k, options.batch)
+    options = options.settled(artifact, files)
+    work = _Work(artifact, Catalogue(artifact.item_ids), source, files, parts, options, progress)
+    stats = stats_of(files)
+    with parts.held():
+        record = _begun(work, fresh) or _begin(work, fresh)
+        found = Survey.from_json(record["survey"])
+        if record["joined"] is not None and output.exists() and fingerprint(output) == record["joined"]:
+            parts.drop()  # killed when all was done
+            return Scored(output, options, found, found.users, time.monotonic() - started)
+        check_place(output, record["replaces"])
+        done = parts.sweep()
+        _score_rest(work, found, done)
+        if stats_of(files) != stats:
+            raise StageError(
+                "the input changed while it was read", where=str(source), fix="start anew: --fresh"
+            )
+        check_place(output, record["replaces"])
+        progress("note", {"text": f"joining the parts into {output.name}"})
+        parts.join(no_answers(work.form))
+    progress("done", {})
+    return Scored(output, options, found, done, time.monotonic() - started)
+
+
+def _begun(work: _Work, fresh: bool) -> dict[str, Any] | None:
+    """The record of this job, if it was begun; another job's is refused."""
+    record = None if fresh else work.parts.read()
+    if record is not None:
+        options = work.options.as_json()
+        refuse_other(record["identity"], work.artifact, work.files, options, work.parts.folder)
+    return record
+
+
+def _begin(work: _Work, fresh: bool) -> dict[str, Any]:
+    """Look through the input and write down what the job is."""
+    output, options = work.parts.output, work.options
+    replaces = fingerprint(output) if fresh and output.exists() else None
+    check_place(output, replaces)
+    identity = identity_of(work.artifact, work.files, options.as_json())
+    work.progress("start", {"text": f"looking through {work.source.name}", "total": None})
+    found = survey(work.read, work.catalogue, work.source, work.parts.folder, work.progress)
+    if options.unknown == "error":
+        refuse_unknown(found, work.artifact.item_ids, work.source)
+    return work.parts.begin(identity, found.as_json(), replaces)
+
+
+def _score_rest(work: _Work, found: Survey, done: int) -> None:
+    """Score and store all users but the first `done`."""
+    options = work.options
+    work.progress("note", {"text": _described(found, done)})
+    work.progress("start", {"text": "scoring", "total": found.users, "done": done})
+    started, at = time.monotonic(), done
+    assert options.duplicates is not None and options.mask_seen is not None  # settled
+    for batch in batches(_known(work), options.batch, skip=done):
+        frame = answers(
+            work.artifact, batch, work.catalogue.ids, options.k, work.form, mask_seen=options.mask_seen
+        )
+        work.parts.add(at, at + len(batch.users), frame)
+        at += len(batch.users)
+        rate = (at - done) / max(time.monotonic() - started, 1e-9)
+        step = {"step": at, "total": found.users, "text": f"scoring, {rate:,.0f} users/s"}
+        work.progress("step", step | {"seconds_left": (found.users - at) / rate})
+    if at != found.users:
+        raise StageError(
+            f"the input held {found.users:,} users and now holds {at:,}",
+            where=str(work.source),
+            fix="--fresh",
+        )
+
+
+def _known(work: _Work) -> Iterator[Batch]:
+    assert work.options.duplicates is not None  # settled
+    for some in work.read():
+        yield work.catalogue.rows_of(some, work.options.duplicates)[0]
+
+
+def _described(found: Survey, done: int) -> str:
+    parts = [f"{found.users:,} users, {found.interactions:,} interactions"]
+    if found.unknown_items:
+        parts.append(f"{found.unknown_items:,} with unknown items left out ({found.unknown_users:,} users)")
+    if found.missing_items:
+        parts.append(f"{found.missing_items:,} rows name no item")
+    if found.empty_users:
+        parts.append(f"{found.empty_users:,} users without any history get no recommendations")
+    if done:
+        parts.append(f"{done:,} users are done already")
+    return "; ".join(parts)

@@ -1,0 +1,210 @@
+"""The finished parts of a scoring job, beside its output, and how they become the output.
+
+    OUTPUT.parts/
+      progress.json                           what the job is (input, artifact, options), what its input holds
+      000000000000-000000004096.parquet       the answers of users 0 to 4095; complete or not there
+
+A part is written beside its name, synced and renamed, so a kill at any moment costs the batch in hand and
+nothing else. At the end all parts are joined into a file beside the output, which then takes its name.
+"""
+
+import io
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import polars as pl
+
+from recommender.data.readers import format_of
+from recommender.errors import InputError, StageError, is_disk_full
+from recommender.files import read_json, write_json
+from recommender.lock import locked
+
+SCHEMA = 1
+ROW_GROUP = 1 << 17
+FRESH = "--fresh forgets what is there and starts anew"
+
+
+def output_kind(output: Path) -> str:
+    """csv, tsv, jsonl or parquet by the output's name. Raises InputError for any other, or a packed one."""
+    kind = format_of(output)
+    if kind is None or output.suffix.lower() == ".gz":
+        raise InputError(
+            f"cannot write {output.name!r}",
+            where="--output",
+            fix="end the name in .parquet, .csv, .tsv or .jsonl",
+        )
+    return kind
+
+
+class Parts:
+    """The parts folder of one output; whoever changes it holds its lock."""
+
+    def __init__(self, output: Path) -> None:
+        self.output, self.kind = output, output_kind(output)
+        self.folder = output.with_name(f"{output.name}.parts")
+        self.record = self.folder / "progress.json"
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the folder alone, made if need be; one in which nothing was begun goes away again.
+
+        Raises InputError where it cannot be made, StageError when another process holds it.
+        """
+        try:
+            self.folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"cannot be made: {error.strerror}", where=str(self.folder), fix="choose another --output"
+            ) from error
+        with locked(self.folder, fix="wait for it, or choose another --output"):
+            try:
+                yield
+            finally:
+                if self.folder.exists() and not self.record.exists():
+                    shutil.rmtree(self.folder)
+
+    def read(self) -> dict[str, Any] | None:
+        """The record of a job that was begun, or None. Raises InputError when it is not ours to read."""
+        if not self.folder.exists():
+            return None
+        if not self.record.is_file():
+            return None  # killed before it was written, or when all was done
+        try:
+            record = read_json(self.record)
+            _ = record["identity"], record["survey"]["users"], record["replaces"], record["joined"]
+            if record["schema_version"] == SCHEMA:
+                return dict(record)
+        except (InputError, LookupError, TypeError) as error:
+            raise InputError("its record is unreadable", where=str(self.folder), fix=FRESH) from error
+        raise InputError("was begun by another version of recpress", where=str(self.folder), fix=FRESH)
+
+    def begin(self, identity: Mapping[str, Any], survey: Mapping[str, Any], replaces: Any) -> dict[str, Any]:
+        """Forget older parts and write down what the job is; gives the record. The caller holds the lock."""
+        self.record.unlink(missing_ok=True)
+        for file in self._files():
+            file.unlink()
+        record = {"schema_version": SCHEMA, "identity": identity, "survey": survey, "replaces": replaces}
+        record["joined"] = None  # in time: the fingerprint of the output
+        with writing(self.record):
+            write_json(self.record, record)
+        return record
+
+    def sweep(self) -> int:
+        """How many users are done; what a kill left half-written is removed."""
+        users = 0
+        for file in sorted(self._files()):
+            start, stop = _span(file)
+            if start == users < stop:
+                users = stop
+            else:  # never finished, or behind a part that somebody took away
+                file.unlink()
+        return users
+
+    def add(self, start: int, stop: int, frame: pl.DataFrame) -> None:
+        """Write the answers of users [start, stop). Raises StageError when the disk is full."""
+        content = io.BytesIO()
+        if self.kind == "parquet":
+            frame.write_parquet(content)
+        else:
+            _write_text(frame, content, self.kind, header=False)
+        path = self.folder / f"{start:012d}-{stop:012d}.{self.kind}"
+        temporary = self.folder / f".{path.name}.tmp"
+        with writing(path), _room_given_back(temporary):
+            with temporary.open("wb") as file:
+                file.write(content.getbuffer())
+                _sync(file)
+            os.replace(temporary, path)
+
+    def join(self, columns: pl.DataFrame) -> None:
+        """Make the output of all parts, then remove them. `columns`: an empty frame like the parts.
+
+        Raises StageError when the disk is full: the parts stay, and nothing stands under the output's name.
+        """
+        temporary = self.folder / f".joined.{self.kind}.tmp"
+        with writing(self.output), _room_given_back(temporary):
+            self._join(temporary, columns)
+            # Should a kill come before `drop` is through, the next start knows whose output it is.
+            write_json(self.record, read_json(self.record) | {"joined": fingerprint(temporary)})
+            os.replace(temporary, self.output)
+        self.drop()
+
+    def _join(self, temporary: Path, columns: pl.DataFrame) -> None:
+        files = sorted(file for file in self._files() if not _is_left(file))
+        if self.kind == "parquet":
+            lazy = pl.scan_parquet(files, glob=False)
+            lazy.sink_parquet(temporary, row_group_size=ROW_GROUP, maintain_order=True)
+            with temporary.open("rb+") as written:
+                _sync(written)
+            return
+        with temporary.open("wb") as file:
+            _write_text(columns, file, self.kind, header=True)
+            for part in files:
+                with part.open("rb") as content:
+                    shutil.copyfileobj(content, file, 1 << 20)
+            _sync(file)
+
+    def drop(self) -> None:
+        """Remove the folder, its record last but the lock: a kill never leaves parts that nobody knows."""
+        for file in self._files():
+            file.unlink()
+        self.record.unlink(missing_ok=True)
+        shutil.rmtree(self.folder)
+
+    def _files(self) -> Iterator[Path]:
+        return (file for file in self.folder.iterdir() if file.suffix == f".{self.kind}" or _is_left(file))
+
+
+def fingerprint(file: Path) -> list[int]:
+    """What tells whether a file is still the same one: inode, size, time of change; a rename keeps them."""
+    stat = file.stat()
+    return [stat.st_ino, stat.st_size, stat.st_mtime_ns]
+
+
+def _is_left(file: Path) -> bool:
+    return file.name.startswith(".") and file.name.endswith(".tmp")
+
+
+def _span(file: Path) -> tuple[int, int]:
+    start, _, stop = file.stem.partition("-")
+    return (int(start), int(stop)) if start.isdigit() and stop.isdigit() else (-1, -1)
+
+
+def _write_text(frame: pl.DataFrame, file: IO[bytes], kind: str, *, header: bool) -> None:
+    if kind == "jsonl":
+        frame.write_ndjson(file)
+    else:
+        frame.write_csv(file, include_header=header, separator="\t" if kind == "tsv" else ",")
+
+
+def _sync(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+@contextmanager
+def _room_given_back(temporary: Path) -> Iterator[None]:
+    """Remove a file that could not be finished: it takes room that the user may be short of."""
+    try:
+        yield
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what goes wrong while `path` is written into a StageError that says so."""
+    try:
+        yield
+    except (OSError, pl.exceptions.PolarsError) as error:
+        if is_disk_full(error):
+            raise StageError(
+                "the disk is full",
+                where=str(path),
+                fix="free some space; the same command goes on after the last finished part",
+            ) from error
+        raise StageError(f"cannot be written: {error}", where=str(path)) from error

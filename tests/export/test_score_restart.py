@@ -1,0 +1,240 @@
+"""A job that stops anywhere goes on there, and one that is not the same is refused."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from export import score_parts
+from export.score import Options, score
+from export.score_input import Interactions
+from recommender.errors import InputError, StageError
+from tests.export.answering import Circle, left_in, made_up, plainly, rows_of, write_lines, write_log
+
+
+class Killed(BaseException):
+    """Stands for a kill; nothing may catch it."""
+
+
+def stop_at(patch: pytest.MonkeyPatch, moment: int) -> None:
+    """Stop just before (odd moments) or just after (even ones) a rename."""
+    real, count = os.replace, [0]
+
+    def counted(*arguments: Any) -> None:
+        count[0] += 1
+        if 2 * count[0] - 1 == moment:
+            raise Killed
+        real(*arguments)
+        if 2 * count[0] == moment:
+            raise Killed
+
+    patch.setattr(os, "replace", counted)
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+def test_stopped_anywhere_and_started_again_it_ends_like_an_undisturbed_job(
+    tmp_path: Path, ending: str
+) -> None:
+    users = made_up(40) | {"none": []}
+    source = write_lines(tmp_path / "users.csv", users)
+    options = Options(k=3, batch=9)
+    calm = tmp_path / f"calm.{ending}"
+    score(Circle(), source, calm, options)
+    moment, resumed = 0, set()
+    while True:
+        moment += 1
+        output = tmp_path / f"top{moment}.{ending}"
+        with pytest.MonkeyPatch.context() as patch:
+            stop_at(patch, moment)
+            try:
+                score(Circle(), source, output, options)
+                break  # there are no more renames to stop at
+            except Killed:
+                pass
+        artifact = Circle()
+        done = score(artifact, source, output, options)
+        resumed.add(done.resumed_after)
+        assert sum(users for users, _ in artifact.calls) == 40 - min(done.resumed_after, 40)
+        assert output.read_bytes() == calm.read_bytes()
+        assert not output.with_name(f"{output.name}.parts").exists()
+    assert resumed == {0, 9, 18, 27, 36, 41}
+
+
+def stopped(tmp_path: Path, source: Path, options: Options, artifact: Circle | None = None) -> Path:
+    """A job that was stopped after its second part."""
+    output = tmp_path / "top.parquet"
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(patch, 6)
+        with pytest.raises(Killed):
+            score(artifact or Circle(), source, output, options)
+    assert len(list(output.with_name("top.parquet.parts").glob("0*.parquet"))) == 2
+    return output
+
+
+def test_another_batch_size_goes_on_and_no_user_is_lost_or_doubled(tmp_path: Path) -> None:
+    users = made_up(40)
+    source = write_lines(tmp_path / "users.csv", users)
+    output = stopped(tmp_path, source, Options(k=3, batch=9))
+    done = score(Circle(), source, output, Options(k=3, batch=5))
+    assert done.resumed_after == 18
+    assert rows_of(output) == plainly(Circle(), users, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("k", "k was 3, is 4"),
+        ("mask", "mask_seen was True, is False"),
+        ("log", "layout was interactions, is lines"),
+        ("artifact", "the artifact is another one, or was changed"),
+        ("variant", "the variant was fp32, is int8"),
+        ("longer", r"users.csv had [\d,]+ bytes, has"),
+        ("other", "users.csv has another content"),
+        ("name", "the input was users.csv, is renamed.csv"),
+    ],
+)
+def test_a_job_that_was_begun_otherwise_is_refused_and_fresh_starts_anew(
+    tmp_path: Path, change: str, message: str
+) -> None:
+    users, artifact, options = made_up(40), Circle(), Options(k=3, batch=9)
+    source = write_log(tmp_path / "users.csv", users)
+    source.write_text(source.read_text().replace("item_id", "history"))
+    options = Options(Interactions(item="history"), k=3, batch=9)
+    output = stopped(tmp_path, source, options)
+    text = source.read_text()
+    match change:
+        case "k":
+            options = Options(options.layout, k=4, batch=9)
+        case "mask":
+            options = Options(options.layout, k=3, mask_seen=False)
+        case "log":
+            options = Options(k=3)
+            source.write_text(text)
+        case "artifact":
+            artifact.manifest["files"] = {"catalogue.json": "new"}
+        case "variant":
+            artifact.variant = "int8"
+        case "longer":
+            source.write_text(text + "u99,i1,0\n")
+        case "other":
+            source.write_text(text.replace("u0,", "x0,"))
+        case "name":
+            source = source.rename(tmp_path / "renamed.csv")
+    with pytest.raises(InputError, match=message):
+        score(artifact, source, output, options)
+    assert not output.exists()
+    if change != "log":  # whose users would come twice
+        score(artifact, source, output, options, fresh=True)
+        assert output.exists() and not output.with_name("top.parquet.parts").exists()
+
+
+def test_an_input_that_was_only_touched_goes_on(tmp_path: Path) -> None:
+    source = write_lines(tmp_path / "users.csv", made_up(40))
+    output = stopped(tmp_path, source, Options(k=3, batch=9))
+    os.utime(source, (1, 1))
+    assert score(Circle(), source, output, Options(k=3, batch=9)).resumed_after == 18
+
+
+def test_an_output_that_is_there_is_replaced_only_by_a_fresh_job_and_at_its_very_end(tmp_path: Path) -> None:
+    source = write_lines(tmp_path / "users.csv", made_up(40))
+    output, options = tmp_path / "top.parquet", Options(k=3, batch=9)
+    output.write_text("old")
+    with pytest.raises(InputError, match="is there already"):
+        score(Circle(), source, output, options)
+    assert left_in(tmp_path) == {"users.csv", "top.parquet"}
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(patch, 6)
+        with pytest.raises(Killed):
+            score(Circle(), source, output, options, fresh=True)
+    assert output.read_text() == "old"
+    assert score(Circle(), source, output, options).resumed_after == 18  # --fresh is not needed twice
+    assert len(rows_of(output)) == 40 * 3
+
+
+def test_an_output_that_appears_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+    source = write_lines(tmp_path / "users.csv", made_up(40))
+    output = stopped(tmp_path, source, Options(k=3, batch=9))
+    output.write_text("somebody else's")
+    with pytest.raises(InputError, match="is there already"):
+        score(Circle(), source, output, Options(k=3, batch=9))
+    assert output.read_text() == "somebody else's"
+
+
+def test_parts_behind_a_missing_one_are_made_again(tmp_path: Path) -> None:
+    users = made_up(40)
+    source = write_lines(tmp_path / "users.csv", users)
+    output = stopped(tmp_path, source, Options(k=3, batch=9))
+    next(output.with_name("top.parquet.parts").glob("000000000000-*")).unlink()
+    assert score(Circle(), source, output, Options(k=3, batch=9)).resumed_after == 0
+    assert rows_of(output) == plainly(Circle(), users, 3)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"schema_version": 1}', '{"schema_version": 9, "identity": 1}'])
+def test_a_record_that_cannot_be_read_is_told(tmp_path: Path, text: str) -> None:
+    source = write_lines(tmp_path / "users.csv", made_up(40))
+    output = stopped(tmp_path, source, Options(k=3, batch=9))
+    (output.with_name("top.parquet.parts") / "progress.json").write_text(text)
+    with pytest.raises(InputError, match=r"top\.parquet\.parts.*(unreadable|another version)[\s\S]*--fresh"):
+        score(Circle(), source, output, Options(k=3, batch=9))
+
+
+def test_an_input_that_changes_while_it_is_read_is_not_scored_to_the_end(tmp_path: Path) -> None:
+    source = write_lines(tmp_path / "users.csv", made_up(40))
+
+    class Meddling(Circle):
+        def top_k(self, history: Any, k: int) -> Any:
+            source.write_text(source.read_text().replace("i1,", "i2,"))
+            os.utime(source, (1, 1))
+            return super().top_k(history, k)
+
+    with pytest.raises(StageError, match="the input changed while it was read"):
+        score(Meddling(), source, tmp_path / "top.csv", Options(k=3, batch=9))
+    assert not (tmp_path / "top.csv").exists()
+
+
+@pytest.mark.parametrize("moment", ["survey", "part", "join"])
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+def test_a_full_disk_is_told_and_leaves_what_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, ending: str
+) -> None:
+    users = made_up(40)
+    source = write_lines(tmp_path / "users.csv", users)
+    output = tmp_path / f"top.{ending}"
+    full, syncs, real = OSError(28, "No space left on device"), [0], os.fsync
+
+    def no_room(*_: Any, **__: Any) -> None:
+        syncs[0] += 1
+        if syncs[0] > 2:
+            raise full
+        real(*_)
+
+    with pytest.MonkeyPatch.context() as patch:
+        if moment == "survey":
+            patch.setattr(score_parts, "write_json", no_room)
+            syncs[0] = 2
+        elif moment == "part":
+            patch.setattr(os, "fsync", no_room)
+        else:
+            patch.setattr(score_parts.Parts, "_join", no_room)
+            syncs[0] = 2
+        with pytest.raises(StageError, match="the disk is full") as caught:
+            score(Circle(), source, output, Options(k=3, batch=9))
+    assert caught.value.exit_code == 1
+    assert not output.exists()
+    assert not list(tmp_path.rglob(".*.tmp"))
+    done = score(Circle(), source, output, Options(k=3, batch=9))
+    assert done.resumed_after == {"survey": 0, "part": 18, "join": 40}[moment]
+    assert len(rows_of(output)) == 3 * 40
+
+
+def test_two_jobs_do_not_write_the_same_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fcntl
+
+    def taken(*_: Any) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    source = write_lines(tmp_path / "users.csv", made_up(4))
+    monkeypatch.setattr(fcntl, "lockf", taken)
+    with pytest.raises(StageError, match=r"another recpress is working[\s\S]*another --output"):
+        score(Circle(), source, tmp_path / "top.csv")

@@ -1,0 +1,117 @@
+"""A table read in pieces is the table read at once, and what cannot be read is told."""
+
+import gzip
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recommender.data import pieces as module
+from recommender.data.pieces import columns_of, pieces
+from recommender.errors import InputError
+
+TEXT = st.text(st.sampled_from('ab,"\n é\t'), max_size=6)
+ROWS = st.lists(st.tuples(st.text("abc", min_size=1, max_size=3), TEXT, TEXT), min_size=1, max_size=30)
+
+
+def read(file: Path, columns: list[str]) -> tuple[list[pl.DataFrame], list[int]]:
+    found = list(pieces(file, columns))
+    return [piece.frame for piece in found], [piece.first for piece in found]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=ROWS, size=st.integers(1, 40), ending=st.sampled_from(["csv", "tsv", "csv.gz", "jsonl", "parquet"])
+)
+def test_pieces_of_any_size_are_the_table(
+    rows: list[tuple[str, str, str]], size: int, ending: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    file = tmp_path_factory.mktemp("pieces") / f"table.{ending}"
+    table = pl.DataFrame(rows, schema=["a", "b", "c"], orient="row")
+    if ending == "parquet":
+        table.write_parquet(file, row_group_size=4)
+    elif ending == "jsonl":
+        table.write_ndjson(file)
+    else:
+        table = table.with_columns(pl.col("b", "c").replace("", None))  # an empty cell is a missing one
+        packed = "gzip" if ending.endswith("gz") else "uncompressed"
+        table.write_csv(file, separator="\t" if ending == "tsv" else ",", compression=packed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "PIECE_BYTES", size)
+        patch.setattr(module, "FIRST_ROWS", size)
+        frames, firsts = read(file, ["c", "a"])
+    assert pl.concat(frames).equals(table.select("c", "a"))
+    assert firsts == [1 + sum(len(frame) for frame in frames[:n]) for n in range(len(frames))]
+
+
+def test_a_piece_is_not_much_larger_than_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = pl.DataFrame({"a": [f"{n:06d}" for n in range(20_000)]})
+    table.write_csv(tmp_path / "t.csv")
+    table.write_parquet(tmp_path / "t.parquet", row_group_size=20_000)
+    monkeypatch.setattr(module, "PIECE_BYTES", 4096)
+    assert max(len(frame) for frame in read(tmp_path / "t.csv", ["a"])[0]) <= 2 * 4096 / 7
+    assert max(len(frame) for frame in read(tmp_path / "t.parquet", ["a"])[0]) <= 2 * 4096 / 6
+
+
+def test_a_byte_order_mark_windows_line_ends_and_blank_lines_do_no_harm(tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    file.write_bytes(b'\xef\xbb\xbfa,b\r\n1,"x\r\ny"\r\n2,z')
+    assert columns_of(file) == ["a", "b"]
+    assert pl.concat(read(file, ["a", "b"])[0]).rows() == [("1", "x\r\ny"), ("2", "z")]
+    file.write_bytes(b"\n\na,b\n\n1,2\n\n")
+    assert [row for row in pl.concat(read(file, ["a", "b"])[0]).rows() if any(row)] == [("1", "2")]
+
+
+def test_numbers_in_json_lines_become_the_strings_that_they_are_written_as(tmp_path: Path) -> None:
+    file = tmp_path / "t.jsonl"
+    file.write_text(
+        '{"u": 12345678901234567890, "h": [1, "x", 2.0], "other": {"a": 1}}\n{"u": "y", "h": []}\n'
+    )
+    frames, _ = read(file, ["u", "h"])
+    assert frames[0].rows() == [("12345678901234567890", ["1", "x", "2"]), ("y", [])]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.csv", b"", "the file is empty"),
+        ("t.csv", b"\n\n", "the file is empty"),
+        ("t.jsonl", b" \n", "the file is empty"),
+        ("t.csv", b"user,itm\n1,2\n", "no column 'item' (did you mean 'itm'?)"),
+        ("t.jsonl", b'{"user": 1, "itm": 2}\n', "did you mean 'itm'"),
+        ("t.csv", b"user,item\n1,2\n3,4,5\n", "row 1"),
+        ("t.csv", b"user,item\n1,\xff\xfe\n", "invalid utf-8"),
+        ("t.jsonl", b'{"user": 1, "item": 2}\n{"user": 1, "it\n', "cannot be read"),
+        ("t.csv.gz", gzip.compress(b"user,item\n1,2\n" * 500)[:40], "cannot be read"),
+        ("t.csv.gz", b"user,item\n1,2\n", "cannot be read"),
+        ("t.parquet", b"PAR1 and no more", "cannot be read"),
+    ],
+)
+def test_what_cannot_be_read_is_an_input_error_that_names_the_file(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        list(pieces(tmp_path / name, ["user", "item"]))
+    assert message in "\n".join([str(caught.value), *getattr(caught.value, "__notes__", ())])
+    assert name in str(caught.value)
+
+
+def test_a_fault_is_told_with_the_rows_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PIECE_BYTES", 16)
+    (tmp_path / "t.csv").write_text("user,item\n" + "1,2\n" * 100 + "3,4,5\n")
+    with pytest.raises(InputError) as caught:
+        list(pieces(tmp_path / "t.csv", ["user", "item"]))
+    assert any(int(note.split()[-1]) in range(95, 102) for note in caught.value.__notes__)
+
+
+def test_a_quote_that_is_never_closed_does_not_read_the_whole_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PIECE_BYTES", 64)
+    monkeypatch.setattr(module, "RECORD_BYTES", 256)
+    (tmp_path / "t.csv").write_text('user,item\n1,"2\n' + "3,4\n" * 1000)
+    with pytest.raises(InputError, match="a quote that is not closed"):
+        list(pieces(tmp_path / "t.csv", ["user", "item"]))
