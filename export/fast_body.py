@@ -13,7 +13,7 @@ from onnx_ir.passes import common
 
 from export.fast.attention import join_heads
 from export.fast.masks import add_masks, plain_padding
-from export.fast.norms import skip_norms
+from export.fast.products import split_products
 from export.fast.rotary import rotate_by_tables, rotate_last_query
 from export.fast.shapes import constant_reshapes
 from export.fast.surgery import CONTRIB
@@ -39,13 +39,13 @@ def fast_body(body: ir.Model, *, max_length: int) -> FastBody:
         raise InputError(f"max_length is {max_length}", where="export", fix="give the model's own, 1 or more")
     model = body.clone()
     passes: dict[str, Callable[[ir.Model], int]] = {
+        "split_products": split_products,
         "tabulate": lambda model: tabulate(model, max_length),
         "plain_padding": lambda model: plain_padding(model, max_length),
         "add_masks": add_masks,
         "rotate_by_tables": rotate_by_tables,
         "rotate_last_query": rotate_last_query,
         "join_heads": join_heads,
-        "skip_norms": skip_norms,
         "constant_reshapes": constant_reshapes,
     }
     fired = {name: rewrite(model) for name, rewrite in passes.items()}

@@ -1,6 +1,7 @@
 """Attention on [B, T, heads * d]: the operator splits the heads itself, so nothing is transposed."""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -117,62 +118,79 @@ def _unrepeated(value: ir.Value) -> ir.Value | None:
     return source if kept and whole else None
 
 
-def _joined_output(value: ir.Value) -> ir.Value | None:
-    """Walk from the attention's output to [B, T, heads * d]; a Reshape to the same shape is nothing."""
+class _End(NamedTuple):
+    """Where the heads are joined again behind an attention."""
+
+    node: ir.Node  # the Reshape
+    shape: ir.Shape  # [B, T, heads * d]
+
+
+def _joined_output(value: ir.Value) -> _End | None:
+    """Walk from the attention's output to the Reshape that joins its heads.
+
+    It makes [B, T, heads * d] or, for what follows a Gemm, [B * T, heads * d]; a Reshape to the same shape is
+    passed over.
+    """
     shape = dims(value)
     if shape is None or len(shape) != 4:
+        return None
+    batch, heads, length, width = shape
+    if not isinstance(heads, int) or not isinstance(width, int):
         return None
     swapped = False
     while True:
         users = list(value.consumers())
         if len(users) != 1 or value.is_graph_output():
             return None
-        made = users[0].outputs[0]
-        sizes = dims(made)
-        if sizes is None:
-            return None
-        if _is_swap(users[0]) and not swapped:
+        node, sizes = users[0], dims(users[0].outputs[0])
+        if _is_swap(node) and not swapped:
             swapped = True
-        elif users[0].op_type == "Reshape" and len(sizes) == 3 and swapped:
-            heads, width = shape[1], shape[3]
-            whole = isinstance(heads, int) and isinstance(width, int) and sizes[2] == heads * width
-            return made if whole and sizes[:2] == (shape[0], shape[2]) else None
-        elif not (users[0].op_type == "Reshape" and sizes == dims(value)):
+        elif node.op_type == "Reshape" and swapped and sizes is not None and len(sizes) < 4:
+            flat = integers(node.inputs[1]) == [-1, heads * width]
+            fits = flat or sizes == (batch, length, heads * width)
+            return _End(node, ir.Shape([batch, length, heads * width])) if fits else None
+        elif node.op_type != "Reshape" or sizes is None or sizes != dims(value):
             return None
-        value = made
+        value = node.outputs[0]
 
 
-def _write(graph: ir.Graph, node: ir.Node, parts: tuple[_Heads, _Heads, _Heads], end: ir.Value) -> None:
+def _write(graph: ir.Graph, node: ir.Node, parts: tuple[_Heads, _Heads, _Heads], end: _End) -> None:
     query, key, _ = parts
     states: list[ir.Value | None] = [_redo(graph, part, node) for part in parts]
     attributes: dict[str, int | float] = {"q_num_heads": query.heads, "kv_num_heads": key.heads}
     attributes |= {name: attribute.value for name, attribute in node.attributes.items()}
-    made = insert(node, "Attention", [*states, *node.inputs[3:]], attributes, like=end)
-    replace(end, made.outputs[0])
+    made = insert(node, "Attention", [*states, *node.inputs[3:]], attributes).outputs[0]
+    made.shape, made.type = end.shape, ir.TensorType(ir.DataType.FLOAT)
+    if len(end.node.outputs[0].shape or ()) == 3:
+        replace(end.node.outputs[0], made)
+    else:
+        end.node.replace_input_with(0, made)
 
 
 def _redo(graph: ir.Graph, part: _Heads, before: ir.Node) -> ir.Value:
     """The steps between split and attention again, on joined heads where the operator can."""
     value = part.joined
-    shape = part.joined.shape
-    assert shape is not None
     for step in part.steps:
-        if step.op_type == "RotaryEmbedding":
-            heads = {} if step.domain == CONTRIB else {"num_heads": part.heads}
-            attributes = {name: attribute.value for name, attribute in step.attributes.items()} | heads
-            made = insert(
-                before, step.op_type, [value, *step.inputs[1:]], attributes, domain=step.domain, like=value
-            )
-        else:
-            attributes = {name: attribute.value for name, attribute in step.attributes.items()} | {"axis": -1}
-            view = _reshape(graph, before, value, [0, 0, part.heads, part.width])
-            view.shape = ir.Shape([*shape[:2], part.heads, part.width])
-            normed = insert(before, step.op_type, [view, *step.inputs[1:]], attributes, like=view)
-            joined = _reshape(graph, before, normed.outputs[0], [0, 0, part.heads * part.width])
-            joined.shape, made = shape, joined.producer()
-            assert made is not None
-        value = made.outputs[0]
+        attributes = {name: attribute.value for name, attribute in step.attributes.items()}
+        if step.op_type != "RotaryEmbedding":
+            value = _norm_heads(graph, part, step, value, before)
+            continue
+        if step.domain != CONTRIB:
+            attributes["num_heads"] = part.heads
+        inputs = [value, *step.inputs[1:]]
+        value = insert(before, step.op_type, inputs, attributes, domain=step.domain, like=value).outputs[0]
     return value
+
+
+def _norm_heads(graph: ir.Graph, part: _Heads, step: ir.Node, value: ir.Value, before: ir.Node) -> ir.Value:
+    """A norm of single heads between two Reshapes, which copy nothing."""
+    attributes = {name: attribute.value for name, attribute in step.attributes.items()} | {"axis": -1}
+    view = _reshape(graph, before, value, [0, 0, part.heads, part.width])
+    normed = insert(before, step.op_type, [view, *step.inputs[1:]], attributes)
+    normed.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+    joined = _reshape(graph, before, normed.outputs[0], [0, 0, part.heads * part.width])
+    joined.shape = part.joined.shape
+    return joined
 
 
 def _reshape(graph: ir.Graph, before: ir.Node, value: ir.Value, target: list[int]) -> ir.Value:

@@ -3,6 +3,8 @@
 The runtime turns a boolean mask into such a float in each attention anew.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
@@ -31,10 +33,10 @@ def plain_padding(model: ir.Model, max_length: int) -> int:
     if not found:
         return 0
     identity = [True] * len(found)
-    for batch, length, grids in at_all_sizes(model, [given(node, 1) for node in found], max_length):
-        wanted = np.stack(np.meshgrid(range(batch), range(length), indexing="ij"), axis=-1)
-        for index, grid in enumerate(grids):
-            identity[index] &= np.array_equal(grid, wanted[:, None, None])
+    for batch, length, arrays in at_all_sizes(model, [given(node, 1) for node in found], max_length):
+        wanted = np.stack(np.meshgrid(range(batch), range(length), indexing="ij"), axis=-1)[:, None, None]
+        for index, array in enumerate(arrays):
+            identity[index] &= np.array_equal(array, wanted)
     done = [node for node, same in zip(found, identity, strict=True) if same]
     for node in done:
         axes = store(graph, "axes", np.array([1, 2], np.int64))
@@ -59,45 +61,53 @@ def _without_casts(value: ir.Value) -> ir.Value:
 def add_masks(model: ir.Model) -> int:
     """And(table, padding) -> one float mask, 0 or a large negative number; returns how many.
 
-    `And` has to be read either by attentions as their mask (directly, or its last row), or by a Where that
-    makes the float mask itself.
+    `And` has to be read either by attentions as their mask (directly, or its last row), or by Wheres that
+    make the float masks themselves.
     """
     done = 0
     for node in nodes_of(model.graph, "And"):
         parts = _table_and_padding(node)
         if parts is None:
             continue
-        table, padding = parts
         mask, readers = node.outputs[0], list(node.outputs[0].consumers())
-        wheres = [reader for reader in readers if _is_float_mask(reader, mask)]
-        if wheres and len(wheres) == len(readers):
-            for where in wheres:
-                yes, no = (float(constant(where.inputs[i]).reshape(-1)[0]) for i in (1, 2))  # type: ignore[union-attr]
-                _float_mask(where, where.outputs[0], table, padding, yes, no)
-            done += len(wheres)
+        numbers = [_numbers(reader, mask) for reader in readers]
+        if readers and None not in numbers:
+            for reader, pair in zip(readers, numbers, strict=True):
+                assert pair is not None
+                _float_mask(reader, reader.outputs[0], parts, *pair)
+            done += len(readers)
         elif readers and all(_masks_attention(reader, mask) for reader in readers):
-            _float_mask(node, mask, table, padding, 0.0, MASKED)
+            _float_mask(node, mask, parts, 0.0, MASKED)
             done += 1
     common.RemoveUnusedNodesPass()(model)
     return done
 
 
-def _table_and_padding(node: ir.Node) -> tuple[ir.Node, ir.Value] | None:
-    """The cut of a constant table that an And reads, and its other input."""
+class _Parts(NamedTuple):
+    """What an And joins."""
+
+    cut: ir.Node  # Slice of `table`
+    table: np.ndarray  # bool
+    padding: ir.Value
+
+
+def _table_and_padding(node: ir.Node) -> _Parts | None:
     for one, other in ((0, 1), (1, 0)):
         cut = maker(node.inputs[one], "Slice")
         table = None if cut is None else constant(cut.inputs[0])
         if cut is not None and table is not None and table.dtype == np.bool_:
-            return cut, given(node, other)
+            return _Parts(cut, table, given(node, other))
     return None
 
 
-def _is_float_mask(node: ir.Node, mask: ir.Value) -> bool:
-    """Where(mask, one number, another)."""
+def _numbers(node: ir.Node, mask: ir.Value) -> tuple[float, float] | None:
+    """The numbers of Where(mask, one number, another)."""
     if node.op_type != "Where" or node.inputs[0] is not mask:
-        return False
-    numbers = [constant(node.inputs[index]) for index in (1, 2)]
-    return all(number is not None and number.size == 1 and number.dtype == np.float32 for number in numbers)
+        return None
+    yes, no = (constant(node.inputs[index]) for index in (1, 2))
+    if yes is None or no is None or yes.size != 1 or no.size != 1 or yes.dtype != np.float32:
+        return None
+    return float(yes.reshape(())), float(no.reshape(()))
 
 
 def _masks_attention(node: ir.Node, mask: ir.Value) -> bool:
@@ -106,25 +116,22 @@ def _masks_attention(node: ir.Node, mask: ir.Value) -> bool:
     if node.op_type != "Slice" or node.inputs[0] is not mask:
         return False
     part = node.outputs[0]
-    return all(_masks_attention(user, part) and user.op_type == "Attention" for user in part.consumers())
+    return all(user.op_type == "Attention" and _masks_attention(user, part) for user in part.consumers())
 
 
-def _float_mask(
-    before: ir.Node, old: ir.Value, cut: ir.Node, padding: ir.Value, yes: float, no: float
-) -> None:
+def _float_mask(before: ir.Node, old: ir.Value, parts: _Parts, yes: float, no: float) -> None:
     """Where(padding, the table as floats, no) in the place of `old`."""
     graph = before.graph
     assert isinstance(graph, ir.Graph)
-    table = np.where(constant(cut.inputs[0]), np.float32(yes), np.float32(no))
-    floats = insert(before, "Slice", [store(graph, "mask", table), *cut.inputs[1:]], like=cut.outputs[0])
-    floats.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+    floats = store(graph, "mask", np.where(parts.table, np.float32(yes), np.float32(no)))
+    cut = insert(before, "Slice", [floats, *parts.cut.inputs[1:]]).outputs[0]
+    cut.shape, cut.type = parts.cut.outputs[0].shape, ir.TensorType(ir.DataType.FLOAT)
     masked = store(graph, "masked", np.array(no, np.float32))
-    turned, inverted = _not_inside(padding, before)
-    order = [turned, masked, floats.outputs[0]] if inverted else [turned, floats.outputs[0], masked]
-    made = insert(before, "Where", order, like=old)
-    made.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
-    replace(old, made.outputs[0])
-    for reader in made.outputs[0].consumers():
+    padding, inverted = _not_inside(parts.padding, before)
+    made = insert(before, "Where", [padding, *((masked, cut) if inverted else (cut, masked))]).outputs[0]
+    made.shape, made.type = old.shape, ir.TensorType(ir.DataType.FLOAT)
+    replace(old, made)
+    for reader in made.consumers():
         if reader.op_type == "Slice":
             reader.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
 

@@ -21,6 +21,8 @@ from export.fast.surgery import (
     store,
 )
 
+ROUNDING = 1e-6
+
 
 class _Rows(NamedTuple):
     """Rows of a constant table, from `start` on."""
@@ -30,7 +32,7 @@ class _Rows(NamedTuple):
 
 
 def rotate_by_tables(model: ir.Model) -> int:
-    """RotaryEmbedding(x, cuts of cos and sin tables) -> the vendor operator with the tables; returns how many.
+    """RotaryEmbedding(x, cuts of cos and sin tables) -> the vendor operator with tables; returns how many.
 
     Leaves alone what turns only a part of a head, interleaved halves, and angles that follow the content.
     """
@@ -152,7 +154,8 @@ def _one_half(rows: _Rows | None, width: int) -> _Rows | None:
     if rows is None or rows.table.shape[1] != width:
         return None
     first, second = np.split(rows.table, 2, axis=1)
-    return _Rows(np.ascontiguousarray(first), rows.start) if np.array_equal(first, second) else None
+    alike = np.allclose(first, second, rtol=0, atol=ROUNDING)
+    return _Rows(np.ascontiguousarray(first), rows.start) if alike else None
 
 
 def _write(graph: ir.Graph, before: ir.Node, x: ir.Value, old: ir.Value, cos: _Rows, sin: _Rows) -> None:
