@@ -242,7 +242,7 @@ def ask(child: Child, **order: Any) -> Mapping[str, Any]:
     return child.ask(order, seconds=PATIENT, doing="in a test")
 
 
-def test_a_child_tells_how_a_checkpoint_can_be_taken_apart_and_what_it_costs(
+def test_a_child_tells_of_a_checkpoint_and_ends_early_but_not_below_three_calls(
     child: Child, bounds: Mapping[str, Bound]
 ) -> None:
     (ref,) = bounds["student"].scorers
@@ -253,16 +253,8 @@ def test_a_child_tells_how_a_checkpoint_can_be_taken_apart_and_what_it_costs(
     found = ask(child, order="split", k=2, calls=5, seconds=PATIENT, rows=9)
     assert len(found["plain_ns"]) == len(found["parts"]) == 5 and found["products"] is None
     assert all(call["blocks"] > 0 for call in found["parts"])
-
-
-def test_calls_end_early_when_the_time_is_over_but_never_below_three(
-    child: Child, bounds: Mapping[str, Bound]
-) -> None:
-    (ref,) = bounds["student"].scorers
-    ask(child, order="trace", ref=as_plain(ref), device="cpu", threads=1)
-    child.load([BATCH], seconds=PATIENT)
-    found = ask(child, order="split", k=2, calls=1000, seconds=1e-9, rows=9)
-    assert len(found["plain_ns"]) == 3
+    early = ask(child, order="split", k=2, calls=1000, seconds=1e-9, rows=9)
+    assert len(early["plain_ns"]) == len(early["parts"]) == 3
     assert len(ask(child, order="split", k=2, calls=1, seconds=1e-9, rows=9)["plain_ns"]) == 1
 
 
