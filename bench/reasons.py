@@ -2,19 +2,21 @@
 
 By share of the bound: above 1 a call is faster than memory or peak allow (caches); from `NEAR` on it is at
 the bound; from `FAR` on it is on the way. Below that, it is the overhead of calls and operators where at
-least `FIXED` of what lies above the bound is spent by a small batch as well; else the operators are slow.
+least `FIXED` of what lies above the bound is spent by a small batch as well, outside of scoring and top-k;
+else the operators are slow.
 """
 
 from collections.abc import Sequence
 from typing import Literal
 
 from bench.report import wording
-from bench.report.roofline_parts import CallPart, RooflineRow
+from bench.report.roofline_parts import CallPart, PartOfCall, RooflineRow
 
 NEAR, FAR = 0.7, 0.3
 SMALL = 8
 """Largest batch whose time above its bound counts as what every call costs."""
 FIXED = 0.5
+CATALOGUE = ("scoring", "top_k")
 TOLD = 0.05
 """Parts with a smaller share of the time are not told of."""
 
@@ -48,11 +50,17 @@ def reason(rows: Sequence[RooflineRow]) -> str:
 
 
 def fixed_ms(batches: Sequence[RooflineRow]) -> float | None:
-    """What a call costs above its bound, whatever its batch: that of the smallest one, where it is small."""
+    """What a call costs above its bound, whatever its batch: that of the smallest one, where it is small.
+
+    Scoring and top-k grow with the catalogue: what they lose is not the call's.
+    """
     least = batches[0]
     if least.batch > SMALL or least.bound_ms is None:
         return None
-    return max(0.0, least.time_ms - least.bound_ms)
+    parts = _above(least.parts)
+    if not parts:
+        return max(0.0, least.time_ms - least.bound_ms)
+    return sum(max(0.0, over) for name, over in parts.items() if name not in CATALOGUE)
 
 
 def sentence(row: RooflineRow, *, fixed_ms: float | None = None) -> str:
@@ -109,9 +117,14 @@ def _shares(parts: Sequence[CallPart]) -> str:
     return ", ".join(told)
 
 
+def _above(parts: Sequence[CallPart]) -> dict[PartOfCall, float]:
+    """Milliseconds of each timed part beyond its own bound."""
+    return {part.part: part.time_ms - (part.bound_ms or 0.0) for part in parts if part.time_ms is not None}
+
+
 def _lost(parts: Sequence[CallPart]) -> list[str]:
     """The part with most time beyond its own bound, where that is known."""
-    over = {part.part: part.time_ms - (part.bound_ms or 0.0) for part in parts if part.time_ms is not None}
+    over = _above(parts)
     if not over:
         return []
     worst = max(over, key=lambda name: over[name])

@@ -78,6 +78,15 @@ def test_only_a_small_batch_of_known_bound_tells_what_every_call_costs(
     assert fixed_ms([row, a_row(9.0, 0.2, batch=512)]) == (None if found is None else pytest.approx(found))
 
 
+def test_a_scan_of_a_large_catalogue_is_no_overhead_of_the_call() -> None:
+    slow = [part("blocks", 0.2, 8.0, 1.0), part("scoring", 0.7, 28.0, 2.0), part("top_k", 0.1, 4.0, 0.0)]
+    row = a_row(40.0, 4.0, parts=slow)
+    assert fixed_ms([row]) == pytest.approx(7.0)
+    assert "far from both bounds" in reason([row]) and "most is lost in scoring" in reason([row])
+    quick = [part("blocks", 0.9, 36.0, 1.0), part("scoring", 0.1, 4.0, 2.0)]
+    assert "overhead of calls" in reason([a_row(40.0, 4.0, parts=quick)])
+
+
 def test_a_large_batch_is_not_called_overhead_where_its_operators_are_slow() -> None:
     said = reason([a_row(1.0, 0.1), a_row(100.0, 10.0, batch=32)])
     assert "At batch 1 (full histories) it is bound by the overhead" in said
