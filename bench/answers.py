@@ -1,5 +1,7 @@
 """What a child of the bench can be asked: open the candidate, take a load, time one call, say its peak.
 
+Children of the roofline are asked to take calls apart, or what the machine does at best.
+
 The order of a conversation is the parent's affair. Every answer is sent when the child's own threads have
 come to rest, so that the next candidate has the cores to itself.
 """
@@ -13,6 +15,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from bench import open_loop, process, wire
+from bench.apart import TakenApart
+from bench.peaks import Bench
 from recommender.errors import InputError
 from recommender.scoring import HistoryArrays, Scorer, ScorerRef
 
@@ -57,6 +61,8 @@ class Answers:
         self.scorer: Scorer | None = None
         self.batches: list[HistoryArrays] = []
         self.events = False
+        self.apart: TakenApart | None = None
+        self.machine: Bench | None = None
         self.orders: dict[str, Callable[[Said, wire.Message], wire.Message]] = {
             "open": self._open,
             "load": self._load,
@@ -64,6 +70,9 @@ class Answers:
             "burst": self._burst,
             "open-loop": self._open_loop,
             "peak": self._peak,
+            "trace": self._trace,
+            "split": self._split,
+            "machine": self._machine,
         }
 
     def to(self, order: wire.Message) -> wire.Message:
@@ -72,7 +81,7 @@ class Answers:
 
     def _open(self, said: Said, order: wire.Message) -> wire.Message:
         """{ref, device, threads, events} -> {ns}: nanoseconds of opening; nothing is collected afterwards."""
-        ref = ScorerRef(**{**said["ref"], "path": Path(said["ref"]["path"])})
+        ref = _ref(said)
         started = time.perf_counter_ns()
         self.scorer = ref.open(device=said["device"], threads=said["threads"])
         took = time.perf_counter_ns() - started
@@ -148,7 +157,37 @@ class Answers:
         device = torch.cuda.max_memory_allocated() if torch is not None and on_device else None
         return wire.Message({"bytes": process.peak_memory_bytes(), "device_bytes": device})
 
+    def _trace(self, said: Said, order: wire.Message) -> wire.Message:
+        """{ref, device, threads} -> {how, formulas}: how calls can be taken apart; what they cost."""
+        self.apart = TakenApart(_ref(said), device=said["device"], threads=said["threads"])
+        return wire.Message({"how": self.apart.how, "formulas": self.apart.formulas()})
+
+    def _split(self, said: Said, order: wire.Message) -> wire.Message:
+        """{k, calls, seconds, rows} -> what `TakenApart.split` gives, over the load."""
+        if self.apart is None:
+            raise RuntimeError("no candidate is open to be taken apart")
+        settings = {name: said[name] for name in ("k", "calls", "seconds", "rows")}
+        return wire.Message(self.apart.split(self.batches, **settings))
+
+    def _machine(self, said: Said, order: wire.Message) -> wire.Message:
+        """{threads, buffer_bytes, shapes, repeats} -> {trials}: rates of every way to reach a peak."""
+        self.machine = self.machine or Bench(said["threads"])
+        found = self.machine.rates(
+            buffer_bytes=said["buffer_bytes"],
+            shapes=[(m, k, n) for m, k, n in said["shapes"]],
+            repeats=said["repeats"],
+        )
+        trials = [
+            {"what": t.what, "library": t.library, "how": t.how, "shape": t.shape, "rates": rates}
+            for t, rates in found
+        ]
+        return wire.Message({"trials": trials})
+
     def _scorer(self) -> Scorer:
         if self.scorer is None:
             raise RuntimeError("no candidate is open")
         return self.scorer
+
+
+def _ref(said: Said) -> ScorerRef:
+    return ScorerRef(**{**said["ref"], "path": Path(said["ref"]["path"])})

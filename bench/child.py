@@ -70,12 +70,8 @@ class Child:
 
     def open(self, ref: ScorerRef, *, device: str, seconds: float) -> float:
         """Open the candidate; seconds that it took, without the start of the interpreter."""
-        said = {
-            "name": ref.name, "kind": ref.kind, "runtime": ref.runtime, "path": str(ref.path),
-            "opener": ref.opener, "options": dict(ref.options),
-        }  # fmt: skip
         order = {
-            "order": "open", "ref": said, "device": device, "threads": self.threads,
+            "order": "open", "ref": as_plain(ref), "device": device, "threads": self.threads,
             "events": device.startswith("cuda") and ref.runtime == "torch",
         }  # fmt: skip
         return float(self.ask(order, seconds=seconds, doing="while it was opened")["ns"]) / 1e9
@@ -201,6 +197,14 @@ class Child:
             return f"ended with exit code {code}"
         name = signal.Signals(-code).name
         return f"was ended by {name}" + (" (out of memory?)" if -code == signal.SIGKILL else "")
+
+
+def as_plain(ref: ScorerRef) -> dict[str, Any]:
+    """A way to open a scorer as a message holds it."""
+    return {
+        "name": ref.name, "kind": ref.kind, "runtime": ref.runtime, "path": str(ref.path),
+        "opener": ref.opener, "options": dict(ref.options),
+    }  # fmt: skip
 
 
 def environment_of_child(threads: int) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The sections `open_loop:` and `cost:` of the stage `bench`; reading a recipe needs nothing else of them."""
+"""The sections `open_loop:`, `cost:` and `roofline:` of the stage `bench`; a recipe is read with no more."""
 
 from typing import Annotated, Self
 
@@ -61,3 +61,25 @@ class CostSettings(Section):
     share_of_machine: float = Field(
         1.0, gt=0, le=1, description="share of the price and the assumed power that one process is charged"
     )
+
+
+class RooflineSettings(Section):
+    """Where the time goes: what the machine can do at best, and calls that are taken apart."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    calls: int = Field(
+        20,
+        ge=1,
+        description="calls that are taken apart, per candidate, load and batch size, and as many plain",
+    )
+    seconds: float = Field(3.0, gt=0, description="time for both, after which they end early")
+    repeats: int = Field(
+        5, ge=1, description="measurements of every peak, before the first candidate and after each"
+    )
+    buffer_mb: float | None = Field(
+        None,
+        gt=0,
+        description="memory that is read for the bandwidth; null: 4 x the last cache, 256 at least",
+    )
+    square: int = Field(2048, ge=8, description="side of the large matrices that are multiplied")

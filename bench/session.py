@@ -5,10 +5,12 @@ Speed comes first because a candidate that crashes or hangs does it in its child
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bench import card
+from bench.attained import roofline_section
 from bench.candidates import Candidate, check_answers, device_of, resolve
+from bench.child import ChildFailed
 from bench.environment import environment, usable_cores
 from bench.facts import facts
 from bench.findings import findings
@@ -18,7 +20,9 @@ from bench.quality import LISTED, Judged, drawn_users, judge, slices_of, write_r
 from bench.rank_changes import rank_changes
 from bench.report import files
 from bench.report.build import Extras, Measured, Setting, build
+from bench.report.roofline_parts import Roofline
 from bench.report.schema import Report
+from bench.roofline import measure_roofline
 from bench.samples import draw_samples
 from bench.stage import BenchConfig
 from bench.timing import Timings, time_all
@@ -51,12 +55,13 @@ def measure_all(config: BenchConfig, inputs: Mapping[str, Bound], context: Conte
     threads = config.threads or context.threads or usable_cores()
     against = next(each.name for each in found if each.bound.name == config.reference)
     timings = time_all(config, found, against, context, threads)
+    roofline, timings = _roofline(config, found, timings, context)
     users = drawn_users(context.split, config.users, context.seed)
     evidence = _judge(found, timings, context, threads, users)
     if not evidence.judged:
         reasons = "; ".join(f"{name} {text}" for name, text in evidence.failed.items())
         raise StageError(f"every candidate failed: {reasons}", where="bench")
-    report = _report(config, found, against, evidence, timings, inputs, context)
+    report = _report(config, found, against, evidence, timings, inputs, context, roofline)
     report = report.model_copy(
         update={"sections": report.sections.model_copy(update={"findings": findings(report)})}
     )
@@ -65,6 +70,23 @@ def measure_all(config: BenchConfig, inputs: Mapping[str, Bound], context: Conte
     for bounds in {each.bound.name: each.bounds for each in found}.values():
         card.write(report, bounds)
     return Outputs(metrics=_metrics(report, evidence, timings))
+
+
+def _roofline(
+    config: BenchConfig, found: Sequence[Candidate], timings: Timings, context: Context
+) -> tuple[Roofline | None, Timings]:
+    """Where the time goes; without it, where the machine could not be measured, and then a note says why."""
+    if config.roofline is None or not any(timed.seconds for timed in timings.cells):
+        return None, timings
+    try:
+        evidence = measure_roofline(config, config.roofline, found, timings, context)
+    except ChildFailed as failure:
+        note = f"No roofline was measured: the process that measures the machine {failure.text}."
+        context.progress("note", {"text": note})
+        return None, replace(timings, notes=[*timings.notes, note])
+    n_items = context.prepared.n_items
+    section = roofline_section(evidence, timings.cells, k=min(config.k, n_items), rows=n_items + 1)
+    return section, timings
 
 
 def _judge(
@@ -122,7 +144,7 @@ def _opened(candidate: Candidate, context: Context, threads: int) -> Iterator[tu
 
 def _report(
     config: BenchConfig, found: Sequence[Candidate], against: str, evidence: Evidence, timings: Timings,
-    inputs: Mapping[str, Bound], context: Context,
+    inputs: Mapping[str, Bound], context: Context, roofline: Roofline | None = None,
 ) -> Report:  # fmt: skip
     context.progress("note", {"text": f"bootstrap, {config.draws:,} draws"})
     judged = evidence.judged
@@ -150,6 +172,7 @@ def _report(
         rank_changes=[] if base is None else rank_changes(judged, against),
         depth_profiles=_profiles(config, inputs, context),
         provenance=provenance(found, context.prepared),
+        roofline=roofline,
     )
     measured = [
         Measured(each, facts(each), judged.get(each.name), evidence.failed.get(each.name)) for each in found

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from bench.config import CostSettings, OpenLoopSettings
+from bench.config import CostSettings, OpenLoopSettings, RooflineSettings
 from recommender.errors import nearest
 from recommender.stage import Bound, Context, Kind, Measures, Outputs, Shape, StageConfig
 
@@ -48,6 +48,10 @@ class BenchConfig(StageConfig):
         None, description="requests at a rate: latency under load and the saturation point; null: none"
     )
     cost: CostSettings | None = Field(None, description="what the machine costs; null: no cost card")
+    roofline: RooflineSettings | None = Field(
+        None,
+        description="where the time goes, against what the machine can do; {}: as it is; null: not measured",
+    )
     open_timeout_seconds: float = Field(
         300, gt=0, le=DAY, description="for a candidate to open, and for each call that warms it up"
     )

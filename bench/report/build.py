@@ -14,6 +14,7 @@ from bench.quality import Judged, key_metric
 from bench.report.cells import pareto, quality_ratio, slice_ratios
 from bench.report.notes import notes
 from bench.report.parts import Provenance, RankChange, Sample, Saturation
+from bench.report.roofline_parts import Roofline
 from bench.report.schema import (
     CandidateReport,
     Comparison,
@@ -75,6 +76,7 @@ class Extras:
     rank_changes: Sequence[RankChange] = ()
     depth_profiles: Sequence[DepthProfile] = ()
     provenance: Provenance | None = None
+    roofline: Roofline | None = None
 
 
 def build(
@@ -117,6 +119,7 @@ def build(
             depth_profile=list(extras.depth_profiles) or None,
             saturation=_saturation(timings),
             cost=None if setting.cost is None else cost_card(found, setting.cost),
+            roofline=extras.roofline,
             provenance=extras.provenance,
             notes=notes(timings, failed, against, draws=draws, seed=seed),
         ),

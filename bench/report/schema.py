@@ -24,6 +24,7 @@ from bench.report.parts import (
     Saturation,
     SliceRatio,
 )
+from bench.report.roofline_parts import Roofline
 from recommender.profile import DepthProfile
 
 SCHEMA_VERSION = 1
@@ -209,6 +210,7 @@ class Sections(Part):
     rank_changes: list[RankChange] | None = None
     saturation: list[Saturation] | None = None
     cost: Cost | None = None
+    roofline: Roofline | None = None
     findings: list[Finding] | None = None
     provenance: Provenance | None = None
     notes: list[str] | None = Field(None, description="how to read the numbers, in sentences")

@@ -15,6 +15,8 @@ from bench.report.quality_tables import (
     quality_table,
     slice_tables,
 )
+from bench.report.roofline_figures import roofline_figures
+from bench.report.roofline_tables import bound_table, machine_table, missing_lines, split_table
 from bench.report.schema import Report
 from bench.report.speed_figures import batch_figures, rate_figures
 from bench.report.speed_tables import latency_tables, saturation_table, speed_tables
@@ -80,12 +82,33 @@ def _costs(report: Report) -> Iterator[Section]:
     yield Section("speed", "Speed", "", [batch_figures(report), *speed_tables(report), *closed])
     blocks: list[Block] = [rate_figures(report), saturation_table(report), *loaded]
     yield Section("load", "Load at a rate", "", blocks)
+    yield from _roofline(report)
     cost = report.sections.cost
     blocks = [energy_table(report)]
     if cost is not None and cost.rows:
         blocks += [cost_table(cost), Bullets("Assumptions", cost.assumptions)]
     yield Section("cost", "Energy and cost", "", blocks)
     yield Section("training", "Training", "", training_table(report))
+
+
+def _roofline(report: Report) -> Iterator[Section]:
+    found = report.sections.roofline
+    if found is None:
+        return
+    note = (
+        "The least that a call has to compute and to read, against what this machine can do at best, and "
+        "the parts that the time goes to. Calls were taken apart after everything else, in processes of "
+        "their own."
+    )
+    yield Section("roofline", "Where the time goes", note, [
+        Bullets("Why it is not faster", [f"{each.candidate}: {each.text}" for each in found.reasons]),
+        roofline_figures(report),
+        bound_table(found),
+        split_table(found),
+        machine_table(found),
+        Bullets("Not known", missing_lines(found)),
+        Bullets("How far to trust it", found.cautions),
+    ])  # fmt: skip
 
 
 def _depth(report: Report) -> Iterator[Section]:

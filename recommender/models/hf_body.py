@@ -10,6 +10,7 @@ from torch.nn import functional
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from recommender.errors import InputError
+from recommender.models.body_cost import BodyCost, body_cost
 from recommender.models.last_position import LastPosition
 
 
@@ -164,6 +165,10 @@ class HuggingFaceBody(nn.Module):
             setattr(owner, name, everything)
             for key, value in before.items():
                 setattr(config, key, value)
+
+    def costs(self) -> BodyCost | None:
+        """What a pass that reads the last position costs; None: the family is not known."""
+        return body_cost(self.backbone, self.blocks)
 
     def keep(self, indices: Sequence[int]) -> None:
         """Keep only these blocks: cut the list, re-index `layer_idx`, and give all modules a mended

@@ -5,6 +5,8 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from recommender.models.cost import ModelParts
+
 ITEM_STD = 0.02
 """Spread of fresh item vectors: the first loss is ln(n_items), and Adam's first steps are large beside
 it. Chosen on validation (docs/results/first.md)."""
@@ -74,3 +76,10 @@ class SequentialRecommender(nn.Module):
     def bodies(self) -> Mapping[str, Body]:
         """The stacks of blocks that can be pruned, by name ("user", "item")."""
         return {}
+
+    def costs(self) -> ModelParts | None:
+        """What a user vector has to compute and to read, as coefficients; None: not known.
+
+        `recommender.models.cost.cost_card` makes formulas of it.
+        """
+        return None

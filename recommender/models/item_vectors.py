@@ -6,6 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from recommender.cost import PartCost
+from recommender.models.cost import ID_BYTES, ModelParts, row_bytes
 from recommender.models.interface import Hidden, History, SequentialRecommender
 
 
@@ -42,3 +44,11 @@ class ItemVectors(SequentialRecommender):
     def item_table(self) -> Tensor:
         """The vectors."""
         return self.items
+
+    def costs(self) -> ModelParts:
+        """See `SequentialRecommender.costs`: rows are looked up and, for a mean, added."""
+        width = float(self.items.shape[1])
+        added = {"item": width} if self.pool == "mean" else {}
+        read = {"item" if self.pool == "mean" else "user": float(row_bytes(self.items) + ID_BYTES)}
+        nothing = PartCost()
+        return ModelParts(PartCost(elementwise=added, bytes=read), nothing, nothing, weights=self.items.dtype)

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from recommender.cost import PartCost
+from recommender.models.cost import ID_BYTES, ModelParts, row_bytes, stored_bytes
 from recommender.models.hf_body import HuggingFaceBody
 from recommender.models.interface import Body, Hidden, History, SequentialRecommender
 
@@ -109,3 +111,31 @@ class LlmRecommender(SequentialRecommender):
     def bodies(self) -> Mapping[str, Body]:
         """One body, "user"."""
         return {"user": self.body}
+
+    def costs(self) -> ModelParts | None:
+        """See `SequentialRecommender.costs`; None where the body's family is not known."""
+        body = self.body.costs()
+        if body is None:
+            return None
+        width, hidden = self.items.embedding_dim, self.body.config.hidden_size
+        out = 2 * width * hidden
+        prompts = sum(each.numel() * each.element_size() for each in (self.prefix, self.suffix))
+        return ModelParts(
+            embedding=PartCost(
+                products={"item": out},
+                bytes={
+                    "call": stored_bytes(self.input_projection) + prompts,
+                    "item": row_bytes(self.items.weight) + ID_BYTES,
+                    **({"longest": body.position_bytes} if body.position_bytes else {}),
+                },
+            ),
+            blocks=body.blocks,
+            head=PartCost(
+                products={"user": out},
+                elementwise={"user": body.norm_flops},
+                bytes={"call": body.norm_bytes + stored_bytes(self.output_projection)},
+            ),
+            extra_positions=len(self.prefix) + len(self.suffix),
+            shapes=body.shapes,
+            weights=body.weights,
+        )

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from recommender.cost import PartCost
+from recommender.models.cost import ModelParts
 from recommender.models.interface import Hidden, History, SequentialRecommender
 
 
@@ -35,3 +37,8 @@ class Popularity(SequentialRecommender):
     def item_table(self) -> Tensor:
         """[n_items + 1, 1] counts."""
         return self.counts.unsqueeze(1)
+
+    def costs(self) -> ModelParts:
+        """See `SequentialRecommender.costs`: nothing before the scores."""
+        nothing = PartCost()
+        return ModelParts(nothing, nothing, nothing, weights=self.counts.dtype)

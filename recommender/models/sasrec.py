@@ -15,7 +15,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from recommender.cost import PartCost
 from recommender.models.config import Norm, Padding
+from recommender.models.cost import (
+    ID_BYTES,
+    LAYER_FLOPS,
+    Heads,
+    ModelParts,
+    blocks_cost,
+    row_bytes,
+    shapes_of,
+    stored_bytes,
+)
 from recommender.models.interface import ITEM_STD, Body, Hidden, History, SequentialRecommender
 
 
@@ -174,6 +185,26 @@ class SasRec(SequentialRecommender):
     def bodies(self) -> Mapping[str, Body]:
         """One body, "user"."""
         return {"user": self.body}
+
+    def costs(self) -> ModelParts:
+        """See `SequentialRecommender.costs`."""
+        blocks, width = list(self.body.blocks), self.items.embedding_dim
+        heads = self.body.blocks[0].heads
+        assert isinstance(heads, int)
+        pre = ("attention_norm",) if self.body.blocks[0].norm == "pre" else ()  # keys read what it makes
+        rows = {"item": row_bytes(self.items.weight) + ID_BYTES, "longest": row_bytes(self.positions.weight)}
+        return ModelParts(
+            embedding=PartCost(bytes=rows),
+            blocks=blocks_cost(
+                blocks, Heads(heads, width // heads, heads), last_only=True, also_everywhere=pre
+            ),
+            head=PartCost(
+                elementwise={"user": LAYER_FLOPS * width}, bytes={"call": stored_bytes(self.final_norm)}
+            ),
+            extra_positions=int(self.padding != "masked"),
+            shapes=shapes_of(blocks),
+            weights=self.items.weight.dtype,
+        )
 
 
 def causal_mask(items: Tensor, dtype: torch.dtype) -> Tensor:

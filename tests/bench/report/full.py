@@ -32,6 +32,7 @@ from tests.bench.report.full_candidates import (
     of_slice,
     seconds,
 )
+from tests.bench.report.full_roofline import full_roofline
 
 
 def full_report() -> Report:
@@ -78,6 +79,7 @@ def _sections() -> Sections:
             for name in SPEEDS
         ],
         cost=_cost(),
+        roofline=full_roofline(),
         findings=[
             Finding(kind="holds", text="student keeps 101.1% of teacher's NDCG@10, 99.6% at least."),
             Finding(kind="holds", text="student-onnx:fp32 is 4.1 times as fast as teacher."),

@@ -38,7 +38,7 @@ def test_a_report_read_back_is_the_same(document: dict[str, Any]) -> None:
 
 
 def test_optional_sections_may_be_added(document: dict[str, Any]) -> None:
-    document["sections"]["roofline"] = {"anything": [1, 2]}
+    document["sections"]["carbon"] = {"anything": [1, 2]}
     document["environment"]["kernel"] = "6.1"
     assert errors(document) == []
     assert Report.model_validate(document).as_json() == document

@@ -10,7 +10,7 @@ from tests.bench.report.variations import bare_report
 
 ALL = [
     "failed", "findings", "against-speed", "kept", "candidates", "quality", "slices", "coverage", "changes",
-    "speed", "load", "cost", "training", "depth", "samples", "notes", "origin",
+    "speed", "load", "roofline", "cost", "training", "depth", "samples", "notes", "origin",
 ]  # fmt: skip
 
 
@@ -71,6 +71,7 @@ def no_slices(document: dict[str, Any]) -> None:
         ("coverage", each_candidate(coverage={})),
         ("changes", drop("rank_changes")),
         ("load", no_open_loop),
+        ("roofline", drop("roofline")),
         ("cost", no_cost),
         ("training", each_candidate(train=None)),
         ("depth", drop("depth_profile")),
@@ -101,6 +102,6 @@ def test_several_profiles_have_sections_of_their_own() -> None:
 
 def test_parts_that_the_page_does_not_know_are_mentioned() -> None:
     document = full_report().as_json()
-    document["sections"]["roofline"] = {"x": 1}
+    document["sections"]["carbon"] = {"x": 1}
     text = str(sections(Report.model_validate(document)))
-    assert "further parts that this page does not show: roofline." in text
+    assert "further parts that this page does not show: carbon." in text

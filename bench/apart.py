@@ -1,0 +1,114 @@
+"""One candidate in a child of its own, whose calls are taken apart: some plain, some traced, in turn."""
+
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+from recommender.scoring import HistoryArrays, Scorer, ScorerRef
+
+How = Literal["hooks", "profile"]
+LEAST = 3
+"""Calls of each kind, however long they take."""
+
+Said = dict[str, Any]
+
+
+class TakenApart:
+    """A scorer and the way to look into its calls; `how` is None where there is none.
+
+    Checkpoints are hooked; what onnxruntime runs is profiled, in a second scorer that is opened for each load
+    (a profile ends once, and holds a million events at most).
+    """
+
+    def __init__(self, ref: ScorerRef, *, device: str, threads: int) -> None:
+        def opened() -> Scorer:
+            return ref.open(device=device, threads=threads)
+
+        self.opened: Callable[[], Scorer] = opened
+        self.scorer = opened()
+        self.how: How | None = "profile" if ref.runtime == "onnxruntime" else None
+        ranking = sys.modules.get("recommender.ranking")  # not there: no checkpoint was opened
+        if ranking is not None and isinstance(self.scorer, ranking.TorchScorer):
+            self.how = "hooks"
+
+    def formulas(self) -> Mapping[str, Any] | None:
+        """The cost of a checkpoint, told by its model; None: not known."""
+        if self.how != "hooks":
+            return None
+        from recommender.models.cost import cost_card
+
+        return cost_card(self.scorer.model)  # type: ignore[attr-defined]
+
+    def split(
+        self, batches: Sequence[HistoryArrays], *, k: int, calls: int, seconds: float, rows: int
+    ) -> Said:
+        """{plain_ns: [..], parts: [{part: ns}, ..] or null, products: [[ns, FLOPs], ..] or null}.
+
+        At most `calls` of each kind, and no more once `seconds` are over. Plain and traced calls of a batch
+        come in turn, and each goes first every other time, as the second one finds its data in the caches.
+        """
+        if self.how == "hooks":
+            return self._hooked(batches, k, calls, seconds)
+        if self.how == "profile":
+            return self._profiled(batches, k, calls, seconds, rows)
+        return {
+            "plain_ns": _in_turn(self._plain(k), None, batches, calls, seconds),
+            "parts": None,
+            "products": None,
+        }
+
+    def _hooked(self, batches: Sequence[HistoryArrays], k: int, calls: int, seconds: float) -> Said:
+        from bench.trace_torch import TorchTrace
+
+        trace, parts = TorchTrace(self.scorer), list[Mapping[str, int]]()  # type: ignore[arg-type]
+        plain = _in_turn(
+            self._plain(k), lambda batch: parts.append(trace.call(batch, k)), batches, calls, seconds
+        )
+        return {"plain_ns": plain, "parts": parts[1:], "products": None}
+
+    def _profiled(
+        self, batches: Sequence[HistoryArrays], k: int, calls: int, seconds: float, rows: int
+    ) -> Said:
+        from bench.trace_onnx import OnnxTrace
+
+        trace = OnnxTrace(self.opened)
+        plain = _in_turn(self._plain(k), lambda batch: trace.call(batch, k), batches, calls, seconds)
+        found = trace.ended(rows, skipped=1)
+        if not trace.sessions or found is None:
+            return {"plain_ns": plain, "parts": None, "products": None}
+        return {
+            "plain_ns": plain,
+            "parts": [dict(each.parts) for each in found],
+            "products": [[each.product_ns, each.product_flops] for each in found],
+        }
+
+    def _plain(self, k: int) -> Callable[[HistoryArrays], int]:
+        def call(batch: HistoryArrays) -> int:
+            started = time.perf_counter_ns()
+            self.scorer.top_k(batch, k)
+            return time.perf_counter_ns() - started
+
+        return call
+
+
+def _in_turn(
+    plain: Callable[[HistoryArrays], int],
+    traced: Callable[[HistoryArrays], object] | None,
+    batches: Sequence[HistoryArrays],
+    calls: int,
+    seconds: float,
+) -> list[int]:
+    """Nanoseconds of the plain calls; before them, one call of each kind warms up."""
+    plain(batches[0])
+    if traced is not None:
+        traced(batches[0])
+    begin, took = time.perf_counter(), list[int]()
+    while len(took) < min(calls, LEAST) or (len(took) < calls and time.perf_counter() - begin < seconds):
+        batch = batches[len(took) % len(batches)]
+        if traced is not None and len(took) % 2:
+            traced(batch)
+        took.append(plain(batch))
+        if traced is not None and len(took) % 2:
+            traced(batch)
+    return took

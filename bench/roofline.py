@@ -1,0 +1,225 @@
+"""Where the time goes, measured after everything else: the machine's peaks and calls that are taken apart.
+
+One child measures the machine, before the first candidate and after each one; every candidate has a child of
+its own again, so that nothing of this touches what was timed before.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from bench.apart import How
+from bench.candidates import Candidate, broken, manifest_entry
+from bench.child import Child, ChildFailed, as_plain
+from bench.config import RooflineSettings
+from bench.latency import Timed
+from bench.loads import Load
+from bench.peaks import Shape, last_level_cache
+from bench.stage import BenchConfig
+from bench.timing import Timings
+from recommender.cost import CostFormulas, PartName, Work, counts, work_of
+from recommender.stage import Context
+
+LEAST_BUFFER = 256 << 20
+LARGEST_BUFFER = 2 << 30
+MOST_POSITIONS = 2048
+"""Rows of the left matrix, where the model's own shapes are multiplied: more leave the caches."""
+
+NO_FORMULAS = {
+    "artifact": "its manifest has no cost formulas, so FLOPs, bytes and bounds are unknown; export it again",
+    "checkpoint": "its kind of model has no cost formulas, so FLOPs, bytes and bounds are unknown",
+}
+NO_SPLIT = "its calls cannot be taken apart: it is neither a checkpoint nor runs in onnxruntime sessions"
+NOT_HERE = "the roofline is one of processors, and it ran on {device}"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Samples of one way to reach a peak."""
+
+    what: str
+    library: str
+    how: str
+    shape: Shape | None
+    rates: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Calls of one load that were taken apart; nanoseconds."""
+
+    how: How
+    plain: Sequence[float]
+    parts: Sequence[Mapping[str, float]]
+    products: Sequence[tuple[float, float]] | None  # (ns, FLOPs) of those in the blocks, call by call
+
+
+@dataclass
+class Measured:
+    """What was found out of one candidate."""
+
+    formulas: CostFormulas | None = None
+    shapes: list[Shape] = field(default_factory=list)
+    splits: dict[tuple[str, int], Split] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The machine and the candidates, by name."""
+
+    trials: Sequence[Trial]
+    candidates: Mapping[str, Measured]
+    buffer_bytes: int
+    cache_bytes: int | None
+
+
+def measure_roofline(
+    config: BenchConfig, settings: RooflineSettings, found: Sequence[Candidate], timings: Timings,
+    context: Context,
+) -> Evidence:  # fmt: skip
+    """Take the candidates apart that were timed on the processor.
+
+    A candidate whose child fails here keeps what was measured before, and `missing` says what happened.
+    Raises InputError for a broken manifest, ChildFailed where the machine itself cannot be measured.
+    """
+    machine = _Machine(settings, config, timings)
+    try:
+        machine.measure()
+        candidates: dict[str, Measured] = {}
+        for each in found:
+            cells = [timed for timed in timings.cells if each.name in timed.seconds]
+            if not cells:
+                continue  # it failed, and the report says so
+            context.progress("note", {"text": f"taking {each.name} apart"})
+            candidates[each.name] = _measured(each, cells, config, settings, timings, context)
+            machine.measure(candidates[each.name].shapes)
+        return Evidence(machine.trials(), candidates, machine.buffer_bytes, machine.cache_bytes)
+    finally:
+        machine.child.end()
+
+
+class _Machine:
+    """The child that knows the peaks, and all samples so far."""
+
+    def __init__(self, settings: RooflineSettings, config: BenchConfig, timings: Timings) -> None:
+        self.cache_bytes = last_level_cache()
+        self.buffer_bytes = buffer_bytes(settings.buffer_mb, self.cache_bytes)
+        self.settings, self.seconds = settings, config.open_timeout_seconds
+        self.shapes: dict[Shape, None] = {(settings.square,) * 3: None}
+        self.rates: dict[tuple[str, str, str, Shape | None], list[float]] = {}
+        self.child = Child("machine", threads=timings.threads, cores=timings.cores or ())
+
+    def measure(self, shapes: Sequence[Shape] = ()) -> None:
+        """One more measurement of everything, with the shapes of a candidate from now on."""
+        self.shapes.update(dict.fromkeys(shapes))
+        order = {
+            "order": "machine", "threads": self.child.threads, "buffer_bytes": self.buffer_bytes,
+            "shapes": list(self.shapes), "repeats": self.settings.repeats,
+        }  # fmt: skip
+        said = self.child.ask(order, seconds=self.seconds, doing="when the machine was measured")
+        for trial in said["trials"]:
+            shape = trial["shape"] and tuple(trial["shape"])
+            key = (trial["what"], trial["library"], trial["how"], shape)
+            self.rates.setdefault(key, []).extend(trial["rates"])
+
+    def trials(self) -> list[Trial]:
+        """Everything that was measured."""
+        return [Trial(*key, rates) for key, rates in self.rates.items()]
+
+
+def buffer_bytes(wanted_mb: float | None, cache_bytes: int | None) -> int:
+    """How much memory is read: well above the last cache, or as the recipe says."""
+    if wanted_mb is not None:
+        return int(wanted_mb * (1 << 20))
+    return min(max(4 * (cache_bytes or 0), LEAST_BUFFER), LARGEST_BUFFER)
+
+
+def _measured(
+    candidate: Candidate, cells: Sequence[Timed], config: BenchConfig, settings: RooflineSettings,
+    timings: Timings, context: Context,
+) -> Measured:  # fmt: skip
+    found = Measured(formulas=_formulas_of_artifact(candidate))
+    device = timings.devices[candidate.name]
+    if device != "cpu":
+        found.missing.append(NOT_HERE.format(device=device))
+        return found
+    child = Child(candidate.name, threads=timings.threads, cores=timings.cores or ())
+    k = min(config.k, context.prepared.n_items)
+    try:
+        order = {
+            "order": "trace", "ref": as_plain(candidate.ref), "device": device, "threads": timings.threads
+        }  # fmt: skip
+        said = child.ask(order, seconds=config.open_timeout_seconds, doing="when it was opened once more")
+        if said["formulas"] is not None:
+            found.formulas = CostFormulas.model_validate(said["formulas"])
+        for timed in cells:
+            split = _split(child, timed.load, said["how"], k, config, settings, context.prepared.n_items + 1)
+            if split is not None:
+                found.splits[timed.load.name, timed.load.batch] = split
+        if not found.splits:
+            found.missing.append(NO_SPLIT)
+    except ChildFailed as failure:
+        found.missing.append(f"it was not taken apart to the end: it {failure.text}")
+    finally:
+        child.end()
+    if found.formulas is None:
+        found.missing.insert(0, NO_FORMULAS[candidate.kind])
+    else:
+        found.shapes = own_shapes(found.formulas, [timed.load for timed in cells])
+    return found
+
+
+def _formulas_of_artifact(candidate: Candidate) -> CostFormulas | None:
+    """What the manifest says of the variant; None for a checkpoint, and where it says nothing."""
+    if candidate.kind != "artifact":
+        return None
+    noted = manifest_entry(candidate)[1].get("cost")
+    if noted is None:
+        return None
+    try:
+        return CostFormulas.model_validate(noted)
+    except ValidationError as error:
+        raise broken(candidate, error) from error
+
+
+def _split(
+    child: Child, load: Load, how: How | None, k: int, config: BenchConfig, settings: RooflineSettings,
+    rows: int,
+) -> Split | None:  # fmt: skip
+    """Calls of one load; None where they cannot be taken apart."""
+    if how is None:
+        return None
+    child.load(load.batches, seconds=config.open_timeout_seconds)
+    order = {"order": "split", "k": k, "calls": settings.calls, "seconds": settings.seconds, "rows": rows}
+    limit = config.open_timeout_seconds + settings.seconds + 8 * config.call_timeout_seconds
+    said = child.ask(order, seconds=limit, doing="while it was taken apart")
+    if not said["parts"]:
+        return None
+    products = said["products"] and [(float(ns), float(flops)) for ns, flops in said["products"]]
+    return Split(how, said["plain_ns"], said["parts"], products)
+
+
+def lengths_of(batch: Any) -> list[int]:
+    """Items that each history of a batch holds."""
+    return [int(count) for count in np.count_nonzero(batch.items, axis=1)]
+
+
+def mean_work(formulas: CostFormulas, load: Load, k: int, rows: int) -> dict[PartName, Work]:
+    """The least work of a call by part, mean over the batches of a load."""
+    every = [work_of(formulas, lengths_of(batch), k=k, rows=rows) for batch in load.batches]
+    return {
+        name: sum((each[name] for each in every), Work()).scaled(1 / len(every)) for name in formulas.parts
+    }
+
+
+def own_shapes(formulas: CostFormulas, loads: Sequence[Load]) -> list[Shape]:
+    """The products in the blocks, as the largest of the timed calls makes them."""
+    largest = max(
+        counts(formulas, lengths_of(batch), k=1)["position"] for load in loads for batch in load.batches
+    )
+    rows = max(1, min(int(largest), MOST_POSITIONS))
+    return [(rows, inputs, outputs) for inputs, outputs in formulas.shapes]
