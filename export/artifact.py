@@ -86,7 +86,7 @@ def write_artifact(
             if name != CANONICAL:
                 entry = split_entry(name, manifest, bodies[SPLIT[name].body], catalogue)
                 limit = {"users_per_call": int8_users} if SPLIT[name].body == "int8" else {}
-                manifest["variants"].append(entry | limit)
+                manifest["variants"].append(entry | limit | {"cost": _cost(model, SPLIT[name])})
         seal(temporary, manifest)
         write_golden(temporary)
     return facts
@@ -134,6 +134,17 @@ def split_entry(name: VariantName, manifest: Mapping[str, Any], body: str, catal
         "files": [body, *(f"{folder}/{file}" for file in files)],
         **{key: canonical[key] for key in same},
     }
+
+
+def _cost(model: "SequentialRecommender", split: Split) -> dict[str, Any] | None:
+    """What a call of a variant has to compute and to read at least."""
+    from recommender.models.cost import cost_card
+
+    return cost_card(
+        model,
+        precision="int8" if split.body == "int8" else None,
+        table_precision="int8" if split.head == "int8" else None,
+    )
 
 
 def _precision(split: Split) -> str:
@@ -188,6 +199,8 @@ def seal(folder: Path, manifest: dict[str, Any], *, publish: bool = True) -> Non
 def _manifest(
     model: "SequentialRecommender", prepared: Prepared, origin: Origin, facts: "OnnxFacts", top_k: int
 ) -> dict[str, Any]:
+    from recommender.models.cost import cost_card
+
     folder = catalogue_name(1)
     return {
         "schema_version": runtime.SCHEMA_VERSION,
@@ -228,6 +241,7 @@ def _manifest(
                 "outputs": {"top_items": ["batch", top_k], "scores": ["batch", top_k]},
                 "graph": f"{folder}/{facts.files[0]}",
                 "files": [f"{folder}/{name}" for name in facts.files],
+                "cost": cost_card(model),
             }
         ],
         "machine": {
