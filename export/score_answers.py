@@ -1,5 +1,6 @@
 """From a batch of histories to the table of what an artifact recommends."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -21,9 +22,13 @@ class Answering(Protocol):
 
     manifest: dict[str, Any]
     variant: str
-    item_ids: list[str]  # row 1 first
     limit: int  # the longest list that it answers
     max_length: int  # the longest history that it reads
+
+    @property
+    def item_ids(self) -> Sequence[str]:
+        """Ids by row, row 1 first."""
+        ...
 
     def top_k(self, history: HistoryArrays, k: int) -> TopK:
         """The k best rows of each history; row 0 where fewer are left."""
