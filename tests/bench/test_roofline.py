@@ -48,7 +48,7 @@ def with_cost(exported: Path, folder: Path, name: str, cost: Any) -> Bound:
     path = folder / name / "artifact"
     shutil.copytree(exported, path)
     manifest = read_json(path / "manifest.json")
-    (entry,) = manifest["variants"]
+    entry = manifest["variants"][-1]  # fast: a body and a head
     entry.pop("cost", None)
     if cost is not None:
         entry["cost"] = cost
@@ -168,7 +168,7 @@ def test_scorers_that_nobody_can_look_into_are_named(tmp_path: Path) -> None:
     run(quick(["teacher", "student-onnx"]), found, context)
     section = read(context.folder).sections.roofline
     assert section is not None and section.rows == [] and section.reasons == []
-    assert list(section.missing) == ["teacher", "student-onnx:fp32", "student-onnx:int8"]
+    assert list(section.missing) == ["teacher", "student-onnx", "student-onnx:int8"]
     assert all(text.endswith(subject.NO_SPLIT) for text in section.missing.values())
     page = (context.folder / "report.md").read_text()
     assert "The machine at its best" in page and "Against the machine" not in page
