@@ -53,7 +53,10 @@ def cut_body(scoring: ir.Model) -> ir.Model:
     graph.inputs.extend(inputs)
     user.name = USER
     assert items.shape is not None and table.shape is not None
-    user.shape, user.dtype = ir.Shape([items.shape[0], table.shape[1]]), ir.DataType.FLOAT
+    user.shape, user.type = (
+        ir.Shape([items.shape[0], table.shape[1]]),
+        ir.TensorType(ir.DataType.FLOAT),
+    )
     common.RemoveUnusedOpsetsPass()(model)
     graph.name = USER
     return model

@@ -1,63 +1,20 @@
 """The body of a scoring graph gives the canonical scores with any table of the right width."""
 
-from functools import cache
-from pathlib import Path
-from tempfile import TemporaryDirectory
-
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
 
 from export.body import cut_body, item_table, reads_vectors
-from export.onnx import export_onnx
 from recommender.errors import StageError
 from recommender.models.interface import History, SequentialRecommender
+from tests.export.bodies import canonical, scoring_graph, session, shapes, user_vectors
 from tests.export.fixtures import MAX_LENGTH, MODELS, N_ITEMS, left_padded, tiny_model
 
 QUICK = ("llama", "sasrec", "item-vectors", "popularity")
 EVERY = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
-
-
-def scoring_graph(model: SequentialRecommender) -> ir.Model:
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "fp32.onnx"
-        export_onnx(model, path, top_k=model.n_items)
-        return ir.from_proto(onnx.load(path))
-
-
-@cache
-def canonical(name: str) -> ir.Model:
-    """The scoring graph of a tiny model, ranking all items; shared, so tests must not change it."""
-    return scoring_graph(tiny_model(name))
-
-
-def session(model: ir.Model) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), options)
-
-
-def user_vectors(body: onnxruntime.InferenceSession, items: np.ndarray, table: np.ndarray) -> np.ndarray:
-    feeds = {"items": items, "vectors": table[items]}
-    user: np.ndarray = body.run(["user"], {value.name: feeds[value.name] for value in body.get_inputs()})[0]
-    return user
-
-
-def shapes() -> list[np.ndarray]:
-    """Batch 1 and 3, every length, full, with padding, and one user without any item."""
-    found = []
-    for length in range(1, MAX_LENGTH + 1):
-        for batch in (1, 3):
-            found += [left_padded(batch, length, seed=length)]
-        full = np.random.default_rng(length).integers(1, N_ITEMS + 1, (3, length))
-        empty = full.copy()
-        empty[1] = 0
-        found += [full, empty]
-    return found
 
 
 @pytest.mark.parametrize("name", EVERY)
