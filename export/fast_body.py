@@ -20,6 +20,8 @@ from export.fast.surgery import CONTRIB
 from export.fast.tables import tabulate
 from recommender.errors import InputError
 
+NARROW_OR_WIDE = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
+
 
 @dataclass(frozen=True)
 class FastBody:
@@ -32,11 +34,17 @@ class FastBody:
 def fast_body(body: ir.Model, *, max_length: int) -> FastBody:
     """Rewrite a body (see `export.body.cut_body`) for onnxruntime; the given one is left as it is.
 
-    Tables reach to `max_length` items; longer histories make the runtime fail. Operators of the domain
-    com.microsoft come in. Equal to the body up to rounding. Raises InputError unless max_length >= 1.
+    Tables reach to `max_length` items, so hand in no longer history. Operators of the domain com.microsoft
+    come in. Equal to the body up to rounding. Raises InputError unless max_length >= 1 and the body computes
+    in float32.
     """
     if max_length < 1:
         raise InputError(f"max_length is {max_length}", where="export", fix="give the model's own, 1 or more")
+    other = {value.dtype.name for value in body.graph.initializers.values() if value.dtype in NARROW_OR_WIDE}
+    if other:
+        raise InputError(
+            f"the body computes in {', '.join(sorted(other))}", where="export", fix="export a float32 model"
+        )
     model = body.clone()
     passes: dict[str, Callable[[ir.Model], int]] = {
         "split_products": split_products,

@@ -10,6 +10,8 @@ from onnx_ir.passes import common
 BATCH, LENGTH, CONTENT = "batch", "length", "content"
 BATCHES = (1, 3)
 """Batch sizes at which sizes are tried; 1 alone would hide what is broadcast."""
+MANY, FEW = 1 << 16, 100
+"""Values of more entries than 256 x 256 are tried at the first 100 lengths and at 100 spread ones."""
 
 
 def dependence(graph: ir.Graph) -> dict[ir.Value, frozenset[str]]:
@@ -46,13 +48,15 @@ def _follows_size(node: ir.Node, known: dict[ir.Value, frozenset[str]]) -> froze
     return frozenset(found)
 
 
-def at_all_sizes(
-    model: ir.Model, values: Sequence[ir.Value], max_length: int
+def at_sizes(
+    model: ir.Model, values: Sequence[ir.Value], lengths: Sequence[int]
 ) -> Iterator[tuple[int, int, list[np.ndarray]]]:
-    """(batch, length, values) for both `BATCHES` and all lengths up to `max_length`, longest first.
+    """(batch, length, values) for both `BATCHES` and all these lengths, in their order.
 
     The values must not depend on content: the inputs are zeros.
     """
+    if not values:
+        return
     part = model.clone()
     graph = part.graph
     wanted = {value.name for value in values}
@@ -66,7 +70,7 @@ def at_all_sizes(
     session = onnxruntime.InferenceSession(ir.to_proto(part).SerializeToString(), options)
     names = {value.name for value in session.get_inputs()}
     for batch in BATCHES:
-        for length in range(max_length, 0, -1):
+        for length in lengths:
             feeds = {
                 value.name: np.zeros(_sizes(value, batch, length), _dtype(value))
                 for value in graph.inputs
@@ -84,3 +88,11 @@ def _sizes(value: ir.Value, batch: int, length: int) -> list[int]:
 def _dtype(value: ir.Value) -> np.dtype:
     assert value.dtype is not None
     return np.dtype(value.dtype.numpy())
+
+
+def lengths_to_try(longest: int, entries: int) -> list[int]:
+    """Longest first: all of 1..longest, or for a value of very many entries some 200 that are spread."""
+    if entries <= MANY:
+        return list(range(longest, 0, -1))
+    some = np.linspace(1, longest, FEW).astype(int).tolist()
+    return sorted({*range(1, min(longest, FEW) + 1), *some, longest - 1, longest}, reverse=True)

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from export.fast.evaluate import CONTENT, at_all_sizes, dependence
+from export.fast.evaluate import CONTENT, at_sizes, dependence, lengths_to_try
 from export.fast.surgery import constant, dims, given, insert, maker, nodes_of, replace, store
 
 MASKED = float(np.finfo(np.float32).min)
@@ -33,7 +33,8 @@ def plain_padding(model: ir.Model, max_length: int) -> int:
     if not found:
         return 0
     identity = [True] * len(found)
-    for batch, length, arrays in at_all_sizes(model, [given(node, 1) for node in found], max_length):
+    lengths = lengths_to_try(max_length, max_length)
+    for batch, length, arrays in at_sizes(model, [given(node, 1) for node in found], lengths):
         wanted = np.stack(np.meshgrid(range(batch), range(length), indexing="ij"), axis=-1)[:, None, None]
         for index, array in enumerate(arrays):
             identity[index] &= np.array_equal(array, wanted)

@@ -11,7 +11,16 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from export.fast.evaluate import BATCH, BATCHES, CONTENT, LENGTH, at_all_sizes, dependence
+from export.fast.evaluate import (
+    BATCH,
+    BATCHES,
+    CONTENT,
+    LENGTH,
+    MANY,
+    at_sizes,
+    dependence,
+    lengths_to_try,
+)
 from export.fast.surgery import LAST, constant, insert, replace, store
 
 LARGEST_TABLE = 1 << 22
@@ -42,9 +51,14 @@ def tabulate(model: ir.Model, max_length: int) -> int:
     candidates = [_Candidate(value) for value in _frontier(model.graph)]
     if not candidates:
         return 0
-    for batch, length, arrays in at_all_sizes(model, [entry.value for entry in candidates], max_length):
-        for entry, array in zip(candidates, arrays, strict=True):
-            _narrow(entry, array, batch, length, max_length)
+    _, _, fullest = next(at_sizes(model, [entry.value for entry in candidates], [max_length]))
+    small = [entry for entry, full in zip(candidates, fullest, strict=True) if full.size <= MANY]
+    large = [entry for entry, full in zip(candidates, fullest, strict=True) if full.size > MANY]
+    for group, entries in ((small, 0), (large, MANY + 1)):
+        lengths = lengths_to_try(max_length, entries)
+        for batch, length, arrays in at_sizes(model, [entry.value for entry in group], lengths):
+            for entry, array in zip(group, arrays, strict=True):
+                _narrow(entry, array, batch, length, max_length)
     sizes = _Sizes(model.graph)
     done = sum(_write(entry, sizes, max_length) for entry in candidates)
     common.RemoveUnusedNodesPass()(model)

@@ -99,6 +99,15 @@ def test_a_maximum_length_of_nothing_is_refused() -> None:
         fast_body(cut_body(canonical("sasrec")), max_length=0)
 
 
+def test_a_body_in_half_precision_is_refused() -> None:
+    body = cut_body(canonical("sasrec"))
+    half = ir.Value(name="half", const_value=ir.tensor(np.ones(2, np.float16), name="half"))
+    half.type = ir.TensorType(ir.DataType.FLOAT16)
+    body.graph.register_initializer(half)
+    with pytest.raises(InputError, match="FLOAT16"):
+        fast_body(body, max_length=MAX_LENGTH)
+
+
 def test_a_history_beyond_the_tables_fails_and_is_not_cut() -> None:
     body = cut_body(canonical("llama"))
     fast = session(fast_body(body, max_length=5).model)

@@ -80,6 +80,15 @@ def test_a_square_mask_is_cut_on_both_axes() -> None:
     assert_same(before, after)
 
 
+def test_a_mask_of_a_long_history_is_tried_at_some_lengths_and_still_refused() -> None:
+    squares = "row = Transpose<perm = [1, 0]>(position) far = Sub(position, row)"
+    join = "out = MatMul(real, vectors)"
+    cut = over_length(f"{squares} late = Cos(far) real = Identity(late)", join)
+    assert tabulate(cut, 300) == 1
+    stretched = over_length(f"{squares} real = Div(far, sized)", join)
+    assert tabulate(stretched, 300) == 0
+
+
 @pytest.mark.parametrize(
     "made",
     [
