@@ -3,18 +3,22 @@
 One row per candidate, comparison and stage.
 
 A run without a report (its stages were made as jobs of their own, and are evaluated by another run) gives its
-stages only. A stage that several runs share is taken once.
+stages only. A stage that several runs share is taken once. With `--ranks` the report and the ranks of each
+run's bench are kept in docs/results/raw/ranks/RUN, so that further seeds can be pooled with them later
+(scripts/pooled.py); which item a user was tested with is left out, as that would tell the data.
 
-Run: python docs/results/scripts/collect.py [--out FILE] RUN_FOLDER...
+Run: python docs/results/scripts/collect.py [--out FILE] [--ranks] RUN_FOLDER...
 """
 
 import argparse
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import yaml
 
 RESULTS = Path(__file__).resolve().parents[1] / "raw" / "runs.jsonl"
@@ -25,12 +29,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--ranks", action="store_true")
     options = parser.parse_args()
     taken: set[str] = set()
     with options.out.open("a") as file:
         for run in options.runs:
             for row in [*of_report(run), *of_stages(run, taken)]:
                 file.write(json.dumps(row) + "\n")
+    for run in options.runs if options.ranks else ():
+        keep_ranks(run, options.out.parent / "ranks" / run.name)
+
+
+def keep_ranks(run: Path, folder: Path) -> None:
+    """The report and, without targets, the ranks of the only bench of a run."""
+    (ranks,) = run.glob("stages/*/ranks.parquet")
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(run / "report.json", folder / "report.json")
+    table = pl.read_parquet(ranks).drop("target").sort("candidate", "seed", "user")
+    table.write_parquet(folder / "ranks.parquet", compression="zstd", compression_level=19)
 
 
 def of_report(run: Path) -> Iterator[dict[str, Any]]:
