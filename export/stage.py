@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from export.ann import AnnConfig, gate_recall, measure_recall
 from export.parity import ParityConfig, gate
 from export.variants import CANONICAL, VariantName, is_lossy
 from recommender.errors import GateError
@@ -39,8 +40,8 @@ class ExportConfig(StageConfig):
         None,
         description="besides the canonical fp32: fast (a body made for onnxruntime), scan-int8 (8-bit scan "
         "of the items, exact scores of the best 50); one that is named is kept even where it is not faster; "
-        "null: those that are faster here. int8-body (8-bit body, ranks otherwise) comes by name only and is "
-        "never the default",
+        "null: those that are faster here. By name only, as they rank otherwise, and never the default: "
+        "ann (an approximate index chooses what is scored), int8-body (8-bit body)",
     )
     int8_users: int = Field(
         1,
@@ -48,6 +49,7 @@ class ExportConfig(StageConfig):
         description="int8-body: most users in one call of the body. They share the scales of its "
         "activations, so lists depend on who shares a call; quality is measured in calls of this size",
     )
+    ann: AnnConfig = Field(default_factory=AnnConfig, description="ann: its index and the gate about recall")
     parity: ParityConfig = Field(default_factory=ParityConfig, description="the gate about ranking")
 
     @property
@@ -92,6 +94,7 @@ def run(config: ExportConfig, inputs: Mapping[str, Bound], context: Context) -> 
         opset=config.opset,
         variants=config.variants,
         int8_users=config.int8_users,
+        ann=config.ann,
     )
     context.progress("note", {"text": f"{facts.nodes} nodes, {facts.size_bytes:,} bytes; measuring parity"})
     started = time.perf_counter()
@@ -138,27 +141,30 @@ def measure_variants(
     *,
     named: Sequence[str],
 ) -> dict[str, dict[str, Any]]:
-    """{variant: {"parity": ..., "speedup": ..., "failed": why}} of all variants of an artifact.
+    """{variant: {"parity": ..., "recall": ..., "speedup": ..., "failed": why}} of all of an artifact.
 
-    Speeds are measured of those that rank like the model. Raises GateError where the canonical graph or one
-    of `named` does not.
+    Recall is that of an approximate index; speeds are measured of those that rank like the model. Raises
+    GateError where the canonical graph or one of `named` does not, or an index finds too little.
     """
     from export.measure import measure_parity, samples
     from export.runtime import Artifact
     from export.speed import speedups
 
-    entries = Artifact(folder, verify=False).manifest["variants"]
-    opened = {
-        str(entry["name"]): Artifact(folder, variant=entry["name"], threads=context.threads, verify=False)
-        for entry in entries
-    }
+    entries = {str(entry["name"]): entry for entry in Artifact(folder, verify=False).manifest["variants"]}
+    opened = {name: Artifact(folder, variant=name, threads=context.threads, verify=False) for name in entries}
     mask_seen, seed = context.evaluation.mask_seen, context.seed
-    measured: dict[str, dict[str, Any]] = {}
+    *_, as_is = samples(
+        context.prepared, context.split, model.max_length, limits.users, mask_seen=mask_seen, seed=seed
+    )
+    measured: dict[str, dict[str, Any]] = {name: {} for name in opened}
     for name, artifact in opened.items():
+        if "index" in entries[name]:
+            measured[name]["recall"] = measure_recall(artifact, as_is.histories, histories="test histories")
+            gate_recall(measured[name]["recall"], entries[name])
         parity = measure_parity(
             model, artifact, context.prepared, context.split, limits, mask_seen=mask_seen, seed=seed
         )
-        measured[name] = {"parity": parity}
+        measured[name]["parity"] = parity
         try:
             where = f"export.parity of {name} (worst at {parity['worst']})"
             gate(parity, limits, lossy=is_lossy(name), where=where)
@@ -167,9 +173,6 @@ def measure_variants(
                 raise
             measured[name]["failed"] = error.what
     alike = {name: artifact for name, artifact in opened.items() if "failed" not in measured[name]}
-    *_, as_is = samples(
-        context.prepared, context.split, model.max_length, limits.users, mask_seen=mask_seen, seed=seed
-    )
     for name, ratios in speedups(alike, as_is.histories, reference=CANONICAL).items():
         measured[name]["speedup"] = ratios
     return measured

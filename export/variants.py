@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 HeadKind = Literal["exact", "int8"]
 BodyKind = Literal["fast", "int8"]
-VariantName = Literal["fp32", "fast", "scan-int8", "int8-body"]
+VariantName = Literal["fp32", "fast", "scan-int8", "ann", "int8-body"]
 CANONICAL: VariantName = "fp32"
 
 
@@ -23,6 +23,7 @@ class Split:
     tried_from: int | None  # items from which on it is tried without being asked for; None: by name only
     about: str
     lossy: bool = False  # ranks otherwise: never the default, and its quality is what has to hold
+    index: bool = False  # an approximate index chooses which items are scored
 
     @property
     def head_file(self) -> str:
@@ -34,6 +35,15 @@ SPLIT: dict[VariantName, Split] = {
     "fast": Split("fast", "exact", 0, "a body made for onnxruntime; every item is scored in float32"),
     "scan-int8": Split(
         "fast", "int8", 20_000, "the same body; 8-bit scan, its best 50 are scored again in float32"
+    ),
+    "ann": Split(
+        "fast",
+        "exact",
+        None,
+        "the same body; an approximate index (faiss) chooses the items that are scored in "
+        "float32; may miss some",
+        lossy=True,
+        index=True,
     ),
     "int8-body": Split(
         "int8", "exact", None, "weights and activations of the body in 8 bits; ranks otherwise", lossy=True

@@ -30,7 +30,7 @@ class _Rows(NamedTuple):
 
 
 def rotate_by_tables(model: ir.Model) -> int:
-    """RotaryEmbedding(x, cuts of cos and sin tables) -> the vendor operator with the tables; returns how many.
+    """RotaryEmbedding(x, cuts of cos and sin tables) -> the vendor operator with tables; returns how many.
 
     Leaves alone what turns only a part of a head, interleaved halves, and angles that follow the content.
     """
