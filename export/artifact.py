@@ -6,6 +6,7 @@
     body-fast.onnx       the same, rewritten for onnxruntime; body-int8.onnx: in 8 bits, where it is asked for
     catalogue-1/         the catalogue (`export.catalogue`), and what is made of it:
       fp32.onnx          the canonical graph, whole (with fp32.onnx.data beside it where it would pass 1 GiB)
+      fp16.onnx          the same in half precision, bf16.onnx likewise, where they are asked for
       head-exact.onnx    user vectors to lists (`export.head`), head-int8.onnx likewise
       ann.faiss          an approximate index of the item vectors (`export.ann`), where it is asked for
       golden.json        made-up requests and their answers
@@ -26,9 +27,9 @@ import numpy as np
 from export import runtime
 from export.ann import AnnConfig
 from export.catalogue import catalogue_name, write_catalogue
-from export.entries import BODY, split_entry, write_bodies
+from export.entries import BODY, half_entry, split_entry, write_bodies
 from export.runtime import Artifact, ArtifactError
-from export.variants import CANONICAL, SPLIT, VariantName, to_try
+from export.variants import CANONICAL, HALF, SPLIT, VariantName, to_try
 from recommender.checkpoint import body_parameters, stored_parameters
 from recommender.data.prepared import Prepared
 from recommender.errors import InputError, require
@@ -90,7 +91,9 @@ def write_artifact(
         shutil.copyfile(runtime.__file__, temporary / "runtime.py")
         manifest = _manifest(model, prepared, origin, facts, top_k)
         for name in names:
-            if name != CANONICAL:
+            if name in HALF:
+                manifest["variants"].append(half_entry(name, manifest, catalogue / CANONICAL_FILE, catalogue))
+            elif name != CANONICAL:
                 entry = split_entry(name, manifest, bodies[SPLIT[name].body], catalogue, ann or AnnConfig())
                 limit = {"users_per_call": int8_users} if SPLIT[name].body == "int8" else {}
                 manifest["variants"].append(entry | limit)

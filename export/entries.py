@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from export.ann import INDEX, AnnConfig, write_index
-from export.variants import SPLIT, BodyKind, Split, VariantName
+from export.variants import HALF, SPLIT, BodyKind, Split, VariantName
 
 BODY, FAST_BODY, INT8_BODY = "body.onnx", "body-fast.onnx", "body-int8.onnx"
 
@@ -60,6 +60,38 @@ def split_entry(
         "files": [body, *(f"{folder}/{file}" for file in files)],
         **searched,
         **sizes(manifest),
+    }
+
+
+def half_entry(
+    name: VariantName, manifest: Mapping[str, Any], canonical: Path, catalogue: Path
+) -> dict[str, Any]:
+    """Write the canonical graph in half precision into the folder of a catalogue; its entry in the manifest.
+
+    Raises StageError when the graph or its weights do not fit the type.
+    """
+    import onnx_ir as ir
+
+    from export.contract import ScoringExporterConfig, ScoringSizes
+    from export.half import to_half
+    from export.half_check import runs_on_cpu
+    from export.onnx import check_onnx, save_onnx
+
+    same, told = sizes(manifest), manifest["catalogue"]
+    files = save_onnx(to_half(ir.load(canonical), HALF[name]), catalogue / f"{name}.onnx")
+    contract = ScoringExporterConfig(ScoringSizes(told["items"], same["max_length"], same["top_k"]))
+    check_onnx(catalogue / files[0], contract, same["opset"])
+    here = runs_on_cpu(catalogue / files[0])
+    runtimes = f"runtimes that compute in {name}" + (", onnxruntime on a CPU" if here else "")
+    return {
+        "name": name,
+        "about": "the canonical graph in half precision; norms, softmax and scores in float32",
+        "precision": name,
+        "graph": f"{told['folder']}/{files[0]}",
+        "files": [f"{told['folder']}/{file}" for file in files],
+        "on_cpu": here,
+        "runs_on": runtimes + ("" if here else "; not onnxruntime on a CPU, which has no kernels for it"),
+        **same,
     }
 
 

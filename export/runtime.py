@@ -256,6 +256,12 @@ class Artifact:
         if self.variant not in variants:
             raise ArtifactError(f"no variant {self.variant!r} in {folder} (it has: {', '.join(variants)})")
         chosen = variants[self.variant]
+        if device == "cpu" and not chosen.get("on_cpu", True):
+            able = [name for name, entry in variants.items() if entry.get("on_cpu", True)]
+            raise ArtifactError(
+                f"{chosen['graph']} of {folder} is for {chosen['runs_on']}; open it there, or open another "
+                f"variant here ({', '.join(able)})"
+            )
         self.limit, self.max_length = int(chosen["top_k"]), int(chosen["max_length"])
         self.users_per_call: int | None = chosen.get("users_per_call")
         self._open_with = (threads, device)
@@ -508,7 +514,7 @@ class Artifact:
         return f" (did you mean {close[0]!r}?)" if close else f" (ids look like {self.item_ids[0]!r})"
 
     def _session(self, name: str) -> onnxruntime.InferenceSession:
-        return _session(self.folder / name, *self._open_with)
+        return open_session(self.folder / name, *self._open_with)
 
 
 class _History(NamedTuple):
@@ -544,7 +550,8 @@ def _used_columns(seen: Int64) -> Int64:
     return np.ascontiguousarray(seen[:, used]) if used.any() else np.zeros((len(seen), 1), np.int64)
 
 
-def _session(path: Path, threads: int | None, device: str) -> onnxruntime.InferenceSession:
+def open_session(path: Path, threads: int | None, device: str) -> onnxruntime.InferenceSession:
+    """A session of one graph. Raises ArtifactError when this onnxruntime cannot open it."""
     providers = {"cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"]}
     if device not in providers:
         raise ArtifactError(f"device {device!r} is unknown (cpu or cuda)")

@@ -2,20 +2,17 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from export.ann import AnnConfig, gate_recall, measure_recall
-from export.parity import ParityConfig, gate
+from export.ann import AnnConfig
+from export.parity import ParityConfig
 from export.variants import CANONICAL, VariantName, is_lossy
-from recommender.errors import GateError
 from recommender.stage import Bound, Context, Outputs, Shape, StageConfig
 
 if TYPE_CHECKING:
     from export.artifact import Origin
-    from recommender.models.interface import SequentialRecommender
 
 
 class ExportConfig(StageConfig):
@@ -41,7 +38,8 @@ class ExportConfig(StageConfig):
         description="besides the canonical fp32: fast (a body made for onnxruntime), scan-int8 (8-bit scan "
         "of the items, exact scores of the best 50); one that is named is kept even where it is not faster; "
         "null: those that are faster here. By name only, as they rank otherwise, and never the default: "
-        "ann (an approximate index chooses what is scored), int8-body (8-bit body)",
+        "ann (an approximate index chooses what is scored), int8-body (8-bit body), fp16 and bf16 (half "
+        "precision, for other runtimes)",
     )
     int8_users: int = Field(
         1,
@@ -78,6 +76,7 @@ def run(config: ExportConfig, inputs: Mapping[str, Bound], context: Context) -> 
     import torch
 
     from export.artifact import keep_variants, write_artifact
+    from export.gates import measure_variants
     from recommender.checkpoint import load_checkpoint
 
     if context.threads is not None:
@@ -133,55 +132,11 @@ def _origin(config: ExportConfig, parent: Bound, context: Context) -> "Origin":
     )
 
 
-def measure_variants(
-    model: "SequentialRecommender",
-    folder: Path,
-    context: Context,
-    limits: ParityConfig,
-    *,
-    named: Sequence[str],
-) -> dict[str, dict[str, Any]]:
-    """{variant: {"parity": ..., "recall": ..., "speedup": ..., "failed": why}} of all of an artifact.
-
-    Recall is that of an approximate index; speeds are measured of those that rank like the model. Raises
-    GateError where the canonical graph or one of `named` does not, or an index finds too little.
-    """
-    from export.measure import measure_parity, samples
-    from export.runtime import Artifact
-    from export.speed import speedups
-
-    entries = {str(entry["name"]): entry for entry in Artifact(folder, verify=False).manifest["variants"]}
-    opened = {name: Artifact(folder, variant=name, threads=context.threads, verify=False) for name in entries}
-    mask_seen, seed = context.evaluation.mask_seen, context.seed
-    *_, as_is = samples(
-        context.prepared, context.split, model.max_length, limits.users, mask_seen=mask_seen, seed=seed
-    )
-    measured: dict[str, dict[str, Any]] = {name: {} for name in opened}
-    for name, artifact in opened.items():
-        if "index" in entries[name]:
-            measured[name]["recall"] = measure_recall(artifact, as_is.histories, histories="test histories")
-            gate_recall(measured[name]["recall"], entries[name])
-        parity = measure_parity(
-            model, artifact, context.prepared, context.split, limits, mask_seen=mask_seen, seed=seed
-        )
-        measured[name]["parity"] = parity
-        try:
-            where = f"export.parity of {name} (worst at {parity['worst']})"
-            gate(parity, limits, lossy=is_lossy(name), where=where)
-        except GateError as error:
-            if name == CANONICAL or name in named:
-                raise
-            measured[name]["failed"] = error.what
-    alike = {name: artifact for name, artifact in opened.items() if "failed" not in measured[name]}
-    for name, ratios in speedups(alike, as_is.histories, reference=CANONICAL).items():
-        measured[name]["speedup"] = ratios
-    return measured
-
-
 def settle(measured: Mapping[str, Mapping[str, Any]], *, named: Sequence[str]) -> tuple[list[str], str]:
     """(variants to keep, the default): the canonical one, those named, and those that are faster than it."""
     from export.speed import fastest, is_faster
 
     ratios = {name: each["speedup"] for name, each in measured.items() if "speedup" in each}
-    keep = [name for name in ratios if name == CANONICAL or name in named or is_faster(ratios[name])]
+    fast = {name for name in ratios if is_faster(ratios[name])}
+    keep = [name for name in measured if name == CANONICAL or name in named or name in fast]
     return keep, fastest({name: ratios[name] for name in keep if not is_lossy(name)}, CANONICAL)
