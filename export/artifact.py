@@ -6,7 +6,9 @@
     body-fast.onnx       the same, rewritten for onnxruntime; body-int8.onnx: in 8 bits, where it is asked for
     catalogue-1/         the catalogue (`export.catalogue`), and what is made of it:
       fp32.onnx          the canonical graph, whole (with fp32.onnx.data beside it where it would pass 1 GiB)
+      fp16.onnx          the same in half precision, bf16.onnx likewise, where they are asked for
       head-exact.onnx    user vectors to lists (`export.head`), head-int8.onnx likewise
+      ann.faiss          an approximate index of the item vectors (`export.ann`), where it is asked for
       golden.json        made-up requests and their answers
 
 `card.md` is written later from measured numbers and is the one file that no digest covers.
@@ -23,19 +25,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from export import runtime
+from export.ann import AnnConfig
 from export.catalogue import catalogue_name, write_catalogue
+from export.entries import BODY, half_entry, split_entry, write_bodies
 from export.runtime import Artifact, ArtifactError
-from export.variants import CANONICAL, SPLIT, BodyKind, Split, VariantName, to_try
+from export.variants import CANONICAL, HALF, SPLIT, BodyKind, VariantName, to_try
 from recommender.checkpoint import body_parameters, stored_parameters
 from recommender.data.prepared import Prepared
-from recommender.errors import InputError
+from recommender.errors import InputError, require
 from recommender.files import complete_folder, read_json, sha256_file, write_json
 
 if TYPE_CHECKING:
     from export.onnx import OnnxFacts
     from recommender.models.interface import SequentialRecommender
 
-BODY, FAST_BODY, INT8_BODY, CANONICAL_FILE = "body.onnx", "body-fast.onnx", "body-int8.onnx", "fp32.onnx"
+CANONICAL_FILE = "fp32.onnx"
 OUTSIDE_DIGESTS = ("manifest.json", "card.md")
 PACKAGES = ("recpress", "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "optimum", "numpy")
 GOLDEN_REQUESTS = 8
@@ -64,93 +68,61 @@ def write_artifact(
     opset: int,
     variants: Sequence[VariantName] | None = None,
     int8_users: int = 1,
+    ann: AnnConfig | None = None,
 ) -> "OnnxFacts":
     """Export `model` and write the whole folder in one step; an older one at the same place is replaced.
 
     `variants`: besides the canonical graph; None: whichever may pay (`export.variants.to_try`). `int8_users`:
-    most users in a call of the 8-bit body. What the canonical graph came to is returned. Raises InputError
-    when top_k does not fit the catalogue, StageError when the model cannot be exported.
+    most users in a call of the 8-bit body. `ann`: of the approximate index. What the canonical graph came
+    to is returned. Raises InputError when top_k does not fit the catalogue or an index cannot be made,
+    StageError when the model cannot be exported.
     """
     from export.onnx import export_onnx
 
     names = to_try(variants, model.n_items)
+    if "ann" in names:
+        require("faiss", extra="ann", for_="the variant ann")  # before the work, not after it
     with complete_folder(folder) as temporary:
         catalogue = temporary / catalogue_name(1)
         catalogue.mkdir()
         facts = export_onnx(model, catalogue / CANONICAL_FILE, top_k=top_k, opset=opset)
         write_catalogue(catalogue, prepared.catalogue, model.item_table().detach().cpu().float().numpy())
-        bodies = _write_bodies(temporary, catalogue / CANONICAL_FILE, model.max_length, names)
+        bodies = write_bodies(temporary, catalogue / CANONICAL_FILE, model.max_length, names)
         shutil.copyfile(runtime.__file__, temporary / "runtime.py")
         manifest = _manifest(model, prepared, origin, facts, top_k)
-        for name in names:
-            if name != CANONICAL:
-                entry = split_entry(name, manifest, bodies[SPLIT[name].body], catalogue)
-                limit = {"users_per_call": int8_users} if SPLIT[name].body == "int8" else {}
-                manifest["variants"].append(entry | limit | {"cost": _cost(model, SPLIT[name])})
+        for name in names[1:]:
+            entry = _entry(name, manifest, bodies, catalogue, ann or AnnConfig())
+            limit = {"users_per_call": int8_users} if name == "int8-body" else {}
+            manifest["variants"].append(entry | limit | {"cost": _cost(model, name)})
         seal(temporary, manifest)
         write_golden(temporary)
     return facts
 
 
-def _write_bodies(
-    folder: Path, canonical: Path, max_length: int, names: Sequence[VariantName]
-) -> dict[BodyKind, str]:
-    """Write body.onnx, body-fast.onnx where any pass fires, body-int8.onnx where a variant wants it."""
-    import onnx_ir as ir
-
-    from export.body import cut_body
-    from export.fast_body import fast_body
-
-    body = cut_body(ir.load(canonical))
-    ir.save(body, folder / BODY)
-    fast = fast_body(body, max_length=max_length)
-    files: dict[BodyKind, str] = {"fast": FAST_BODY if any(fast.fired.values()) else BODY}
-    if files["fast"] == FAST_BODY:
-        ir.save(fast.model, folder / FAST_BODY)
-    if any(name in SPLIT and SPLIT[name].body == "int8" for name in names):
-        from export.int8_body import quantize_body
-
-        quantize_body(folder / files["fast"], folder / INT8_BODY)
-        files["int8"] = INT8_BODY
-    return files
+def _entry(
+    name: VariantName,
+    manifest: Mapping[str, Any],
+    bodies: Mapping[BodyKind, str],
+    catalogue: Path,
+    ann: AnnConfig,
+) -> dict[str, Any]:
+    """Write what a variant needs besides the bodies; its entry in the manifest."""
+    if name in HALF:
+        return half_entry(name, manifest, catalogue / CANONICAL_FILE, catalogue)
+    return split_entry(name, manifest, bodies[SPLIT[name].body], catalogue, ann)
 
 
-def split_entry(name: VariantName, manifest: Mapping[str, Any], body: str, catalogue: Path) -> dict[str, Any]:
-    """Write the head of a variant; its entry in the manifest, whose canonical one tells the sizes."""
-    from export.head import write_head
-
-    canonical, split, folder = manifest["variants"][0], SPLIT[name], manifest["catalogue"]["folder"]
-    files = write_head(
-        catalogue, split.head_file, kind=split.head, n_items=manifest["catalogue"]["items"],
-        top_k=canonical["top_k"],
-    )  # fmt: skip
-    same = ("format", "opset", "top_k", "max_length", "parameters", "body_parameters", "inputs", "outputs")
-    return {
-        "name": name,
-        "about": split.about,
-        "precision": _precision(split),
-        "body": body,
-        "head": f"{folder}/{split.head_file}",
-        "files": [body, *(f"{folder}/{file}" for file in files)],
-        **{key: canonical[key] for key in same},
-    }
-
-
-def _cost(model: "SequentialRecommender", split: Split) -> dict[str, Any] | None:
-    """What a call of a variant has to compute and to read at least."""
+def _cost(model: "SequentialRecommender", name: VariantName) -> dict[str, Any] | None:
+    """What a call of a variant has to compute and to read at least; None: not known."""
     from recommender.models.cost import cost_card
 
-    return cost_card(
-        model,
-        precision="int8" if split.body == "int8" else None,
-        table_precision="int8" if split.head == "int8" else None,
-    )
-
-
-def _precision(split: Split) -> str:
-    """What the numbers of a variant are: "fp32", "fp32, scan int8", "body int8"."""
-    body, head = {"fast": "fp32", "int8": "body int8"}, {"exact": [], "int8": ["scan int8"]}
-    return ", ".join([body[split.body], *head[split.head]])
+    if name == "ann":
+        return None  # what a search reads follows from the vectors
+    if name in HALF:
+        return cost_card(model, precision=name, table_precision=name)
+    split = SPLIT[name]
+    table = "int8" if split.head == "int8" else None
+    return cost_card(model, precision="int8" if split.body == "int8" else None, table_precision=table)
 
 
 def keep_variants(folder: Path, keep: Sequence[str], default: str, measured: Mapping[str, Any]) -> None:

@@ -67,6 +67,14 @@ def reads_vectors(body: ir.Model) -> bool:
     return any(value.name == VECTORS for value in body.graph.inputs)
 
 
+def scoring_product(scoring: ir.Model) -> ir.Node:
+    """The Gemm of a canonical scoring graph that makes its scores.
+
+    Raises StageError when the graph does not score as `Gemm(user, table, transB=1)`.
+    """
+    return _scoring(scoring.graph).gemm
+
+
 def item_table(scoring: ir.Model) -> ir.Value:
     """The initializer [n_items + 1, D] that a canonical scoring graph scores against.
 

@@ -1,4 +1,4 @@
-"""Recommend from an artifact folder; needs numpy and onnxruntime, nothing else.
+"""Recommend from an artifact folder; needs numpy and onnxruntime, nothing else (the variant ann: faiss).
 
 A copy of this file lies in every artifact, which is why it is one file:
 
@@ -35,6 +35,7 @@ PADDING_PER_CALL = 128  # tokens of padding that cost as much as a call of their
 USERS_PER_PRODUCT = 64  # user vectors that are scored together
 SCORES_PER_CALL = 32_000_000  # 128 MB of scores: bounds the batch where the catalogue is large
 CANDIDATES_PER_CALL = 4_000_000  # values of gathered item vectors: 16 MB
+MASKED_PER_SEARCH = 1000  # rows to mask beyond which a user is scored in full instead
 NEIGHBOURS = 10_000  # ids that are looked through for one that an unknown id may have meant
 
 
@@ -89,6 +90,7 @@ def read_manifest(folder: Path, version: int | None = None) -> dict[str, Any]:
             for entry in manifest["variants"]:
                 _ = entry["name"], entry["files"][0], entry["top_k"] + entry["max_length"]
                 _ = entry["graph"] if "graph" in entry else (entry["body"], entry["head"])
+                _ = entry["ann"]["candidates"] + 0 if "index" in entry else None
             catalogue = manifest["catalogue"]
             _ = catalogue["folder"], catalogue["items"] + catalogue["width"], manifest["body"]
             _ = manifest["default_variant"], manifest["mask_seen"]
@@ -189,6 +191,45 @@ class Body(NamedTuple):
     reads_vectors: bool  # False for a model that only counts (popularity)
 
 
+class Index:
+    """An approximate index (faiss) of the item vectors.
+
+    `threads`: of one search; None leaves the choice to faiss. Raises ArtifactError when faiss is missing or
+    the file is not the index of `n_items` vectors of `width` numbers.
+    """
+
+    def __init__(self, path: Path, *, n_items: int, width: int, candidates: int, threads: int | None) -> None:
+        try:
+            import faiss
+        except ImportError as error:
+            raise ArtifactError(
+                f"{path} is read with faiss, which is not installed: pip install faiss-cpu "
+                "(or recpress[ann]), or open another variant"
+            ) from error
+        self._faiss: Any = faiss
+        self.candidates, self._threads = candidates, threads
+        try:
+            self._index: Any = faiss.read_index(str(path))
+        except RuntimeError as error:  # what all exceptions of faiss become
+            raise ArtifactError(f"faiss {faiss.__version__} cannot open {path}: {error}") from error
+        if (self._index.ntotal, self._index.d) != (n_items, width):
+            raise ArtifactError(
+                f"{path} holds {self._index.ntotal} vectors of {self._index.d}, not {n_items} of {width}; "
+                "copy the artifact again"
+            )
+
+    def nearest(self, vectors: Float32, more: int) -> Int64:
+        """Rows [B, candidates + more] that may score best, in no useful order; 0 where none was found."""
+        count = min(self.candidates + more, self._index.ntotal)
+        threads = self._faiss.omp_get_max_threads()  # of the calling thread
+        self._faiss.omp_set_num_threads(self._threads or threads)
+        try:
+            places: Int64 = self._index.search(np.ascontiguousarray(vectors), count)[1]
+        finally:
+            self._faiss.omp_set_num_threads(threads)
+        return places + 1
+
+
 class Artifact:
     """One variant of an artifact, open for scoring.
 
@@ -215,16 +256,24 @@ class Artifact:
         if self.variant not in variants:
             raise ArtifactError(f"no variant {self.variant!r} in {folder} (it has: {', '.join(variants)})")
         chosen = variants[self.variant]
+        if device == "cpu" and not chosen.get("on_cpu", True):
+            able = [name for name, entry in variants.items() if entry.get("on_cpu", True)]
+            raise ArtifactError(
+                f"{chosen['graph']} of {folder} is for {chosen['runs_on']}; open it there, or open another "
+                f"variant here ({', '.join(able)})"
+            )
         self.limit, self.max_length = int(chosen["top_k"]), int(chosen["max_length"])
         self.users_per_call: int | None = chosen.get("users_per_call")
         self._open_with = (threads, device)
         self._opening = threading.Lock()
         self._read_catalogue()
         self.graph = self._session(chosen["graph"]) if "graph" in chosen else None
-        self.head = None if "graph" in chosen else self._session(chosen["head"])
-        reads = [] if self.head is None else [value.name for value in self.head.get_inputs()]
-        self._head_reads = {"table": self._stored} if "table" in reads else {}
         self._body = None if "graph" in chosen else self._open_body(chosen["body"])
+        self._index = self._open_index(chosen) if "index" in chosen else None
+        self._head_file: str | None = chosen.get("head")
+        self._head = None if "graph" in chosen or self._index else self._session(chosen["head"])
+        reads = [] if self._head is None else [value.name for value in self._head.get_inputs()]
+        self._head_reads = {"table": self._stored} if "table" in reads else {}
 
     def _read_catalogue(self) -> None:
         told = self.manifest["catalogue"]
@@ -257,6 +306,21 @@ class Artifact:
         session = self._session(name)
         return Body(session, "vectors" in [value.name for value in session.get_inputs()])
 
+    def _open_index(self, chosen: Mapping[str, Any]) -> Index:
+        sizes = {"n_items": self.n_items, "width": self.table.shape[1]}
+        candidates, threads = int(chosen["ann"]["candidates"]), self._open_with[0]
+        return Index(self.folder / chosen["index"], **sizes, candidates=candidates, threads=threads)
+
+    @property
+    def _exact(self) -> onnxruntime.InferenceSession:
+        """The head; beside an index it is opened when somebody has to be scored in full."""
+        if self._head is None:
+            with self._opening:
+                if self._head is None:
+                    assert self._head_file is not None
+                    self._head = self._session(self._head_file)
+        return self._head
+
     def is_current(self) -> bool:
         """False once another version of the catalogue is in use; open the artifact anew to serve that one."""
         return bool(read_manifest(self.folder)["catalogue"]["version"] == self.version)
@@ -270,14 +334,39 @@ class Artifact:
         """One call: items [B, L <= max_length], seen [B, S >= 1] -> the `limit` best per user."""
         if self.graph is not None:
             return self._answer(self.graph, {"items": items, "seen": seen})
-        assert self.head is not None
-        return self._answer(self.head, {"user": self._vectors(items), "seen": seen} | self._head_reads)
+        return self._lists(self._vectors(items), seen)
 
     def _answer(self, graph: onnxruntime.InferenceSession, given: dict[str, Any]) -> TopK:
         rows, scores = graph.run(("top_items", "scores"), given)
         if np.isnan(scores).any():
             raise ArtifactError(f"{self.variant} of {self.folder} answers NaN: its weights are broken")
         return TopK(np.where(np.isneginf(scores), 0, rows), scores)
+
+    def _lists(self, vectors: Float32, blocked: Int64) -> TopK:
+        """The `limit` best of one batch of user vectors [B, D], without the rows of blocked [B, S]."""
+        if self._index is None:
+            return self._answer(self._exact, {"user": vectors, "seen": blocked} | self._head_reads)
+        masked = (blocked != 0).sum(axis=1)
+        heavy = masked > MASKED_PER_SEARCH
+        rows = self._index.nearest(vectors, int(masked[~heavy].max(initial=0)))
+        best = self._best_of(self._products(vectors, rows), rows, blocked, self.limit)
+        full = heavy | (best.items == 0).any(axis=1)  # what the index found does not fill the list
+        if full.any():
+            exact = self._answer(self._exact, {"user": vectors[full], "seen": blocked[full]})
+            best.items[full], best.scores[full] = exact
+        return best
+
+    def _products(self, vectors: Float32, rows: Int64) -> Float32:
+        """Scores [B, n] of given rows [B, n], in float32; row 0 scores -inf."""
+        scores = np.empty(rows.shape, np.float32)
+        step = max(1, CANDIDATES_PER_CALL // max(1, rows.shape[1] * self.table.shape[1]))
+        for start in range(0, len(rows), step):
+            part = slice(start, start + step)
+            scores[part] = np.einsum("bd,bnd->bn", vectors[part], self.table[rows[part]])
+        if np.isnan(scores).any():
+            raise ArtifactError(f"{self.folder} answers NaN: its weights are broken")
+        scores[rows == 0] = -np.inf
+        return scores
 
     def _vectors(self, items: Int64) -> Float32:
         """User vectors [B, D] of one call of the body."""
@@ -327,16 +416,7 @@ class Artifact:
         rows = _rows("items to score", items, self.n_items)
         if len(rows) != len(history.items):
             raise ArtifactError(f"{len(history.items)} histories but {len(rows)} lines of items to score")
-        vectors = self.user_vectors(history)
-        scores = np.empty(rows.shape, np.float32)
-        step = max(1, CANDIDATES_PER_CALL // max(1, rows.shape[1] * self.table.shape[1]))
-        for start in range(0, len(rows), step):
-            part = slice(start, start + step)
-            scores[part] = np.einsum("bd,bnd->bn", vectors[part], self.table[rows[part]])
-        if np.isnan(scores).any():
-            raise ArtifactError(f"{self.folder} answers NaN: its weights are broken")
-        scores[rows == 0] = -np.inf
-        return scores
+        return self._products(self.user_vectors(history), rows)
 
     def recommend(
         self,
@@ -390,12 +470,10 @@ class Artifact:
 
     def _scored(self, vectors: Float32, blocked: Int64) -> Iterator[tuple[slice, TopK]]:
         """The `limit` best of slices of user vectors."""
-        assert self.head is not None
         step = max(1, min(USERS_PER_PRODUCT, SCORES_PER_CALL // (self.n_items + 1)))
         for start in range(0, len(vectors), step):
             part = slice(start, start + step)
-            given = {"user": vectors[part], "seen": _used_columns(blocked[part])}
-            yield part, self._answer(self.head, given | self._head_reads)
+            yield part, self._lists(vectors[part], _used_columns(blocked[part]))
 
     @staticmethod
     def _best_of(scores: Float32, rows: Int64, blocked: Int64, k: int) -> TopK:
@@ -439,7 +517,7 @@ class Artifact:
         return f" (did you mean {close[0]!r}?)" if close else f" (ids look like {self.item_ids[0]!r})"
 
     def _session(self, name: str) -> onnxruntime.InferenceSession:
-        return _session(self.folder / name, *self._open_with)
+        return open_session(self.folder / name, *self._open_with)
 
 
 class _History(NamedTuple):
@@ -475,7 +553,8 @@ def _used_columns(seen: Int64) -> Int64:
     return np.ascontiguousarray(seen[:, used]) if used.any() else np.zeros((len(seen), 1), np.int64)
 
 
-def _session(path: Path, threads: int | None, device: str) -> onnxruntime.InferenceSession:
+def open_session(path: Path, threads: int | None, device: str) -> onnxruntime.InferenceSession:
+    """A session of one graph. Raises ArtifactError when this onnxruntime cannot open it."""
     providers = {"cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"]}
     if device not in providers:
         raise ArtifactError(f"device {device!r} is unknown (cpu or cuda)")

@@ -2,19 +2,17 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from export.parity import ParityConfig, gate
+from export.ann import AnnConfig
+from export.parity import ParityConfig
 from export.variants import CANONICAL, VariantName, is_lossy
-from recommender.errors import GateError
 from recommender.stage import Bound, Context, Outputs, Shape, StageConfig
 
 if TYPE_CHECKING:
     from export.artifact import Origin
-    from recommender.models.interface import SequentialRecommender
 
 
 class ExportConfig(StageConfig):
@@ -39,8 +37,9 @@ class ExportConfig(StageConfig):
         None,
         description="besides the canonical fp32: fast (a body made for onnxruntime), scan-int8 (8-bit scan "
         "of the items, exact scores of the best 50); one that is named is kept even where it is not faster; "
-        "null: those that are faster here. int8-body (8-bit body, ranks otherwise) comes by name only and is "
-        "never the default",
+        "null: those that are faster here. By name only, as they rank otherwise, and never the default: "
+        "ann (an approximate index chooses what is scored), int8-body (8-bit body), fp16 and bf16 (half "
+        "precision, for other runtimes)",
     )
     int8_users: int = Field(
         1,
@@ -48,6 +47,7 @@ class ExportConfig(StageConfig):
         description="int8-body: most users in one call of the body. They share the scales of its "
         "activations, so lists depend on who shares a call; quality is measured in calls of this size",
     )
+    ann: AnnConfig = Field(default_factory=AnnConfig, description="ann: its index and the gate about recall")
     parity: ParityConfig = Field(default_factory=ParityConfig, description="the gate about ranking")
 
     @property
@@ -76,6 +76,7 @@ def run(config: ExportConfig, inputs: Mapping[str, Bound], context: Context) -> 
     import torch
 
     from export.artifact import keep_variants, write_artifact
+    from export.gates import measure_variants
     from recommender.checkpoint import load_checkpoint
 
     if context.threads is not None:
@@ -92,6 +93,7 @@ def run(config: ExportConfig, inputs: Mapping[str, Bound], context: Context) -> 
         opset=config.opset,
         variants=config.variants,
         int8_users=config.int8_users,
+        ann=config.ann,
     )
     context.progress("note", {"text": f"{facts.nodes} nodes, {facts.size_bytes:,} bytes; measuring parity"})
     started = time.perf_counter()
@@ -130,55 +132,11 @@ def _origin(config: ExportConfig, parent: Bound, context: Context) -> "Origin":
     )
 
 
-def measure_variants(
-    model: "SequentialRecommender",
-    folder: Path,
-    context: Context,
-    limits: ParityConfig,
-    *,
-    named: Sequence[str],
-) -> dict[str, dict[str, Any]]:
-    """{variant: {"parity": ..., "speedup": ..., "failed": why}} of all variants of an artifact.
-
-    Speeds are measured of those that rank like the model. Raises GateError where the canonical graph or one
-    of `named` does not.
-    """
-    from export.measure import measure_parity, samples
-    from export.runtime import Artifact
-    from export.speed import speedups
-
-    entries = Artifact(folder, verify=False).manifest["variants"]
-    opened = {
-        str(entry["name"]): Artifact(folder, variant=entry["name"], threads=context.threads, verify=False)
-        for entry in entries
-    }
-    mask_seen, seed = context.evaluation.mask_seen, context.seed
-    measured: dict[str, dict[str, Any]] = {}
-    for name, artifact in opened.items():
-        parity = measure_parity(
-            model, artifact, context.prepared, context.split, limits, mask_seen=mask_seen, seed=seed
-        )
-        measured[name] = {"parity": parity}
-        try:
-            where = f"export.parity of {name} (worst at {parity['worst']})"
-            gate(parity, limits, lossy=is_lossy(name), where=where)
-        except GateError as error:
-            if name == CANONICAL or name in named:
-                raise
-            measured[name]["failed"] = error.what
-    alike = {name: artifact for name, artifact in opened.items() if "failed" not in measured[name]}
-    *_, as_is = samples(
-        context.prepared, context.split, model.max_length, limits.users, mask_seen=mask_seen, seed=seed
-    )
-    for name, ratios in speedups(alike, as_is.histories, reference=CANONICAL).items():
-        measured[name]["speedup"] = ratios
-    return measured
-
-
 def settle(measured: Mapping[str, Mapping[str, Any]], *, named: Sequence[str]) -> tuple[list[str], str]:
     """(variants to keep, the default): the canonical one, those named, and those that are faster than it."""
     from export.speed import fastest, is_faster
 
     ratios = {name: each["speedup"] for name, each in measured.items() if "speedup" in each}
-    keep = [name for name in ratios if name == CANONICAL or name in named or is_faster(ratios[name])]
+    fast = {name for name in ratios if is_faster(ratios[name])}
+    keep = [name for name in measured if name == CANONICAL or name in named or name in fast]
     return keep, fastest({name: ratios[name] for name in keep if not is_lossy(name)}, CANONICAL)

@@ -1,7 +1,8 @@
 """The variants of an artifact: several ways to one list; the fastest that ranks alike is served.
 
-`fp32` is the canonical graph, portable and whole. The others are a body (histories to user vectors) and a
-head (user vectors to lists), so the catalogue can be swapped without touching the body.
+`fp32` is the canonical graph, portable and whole; `fp16` and `bf16` are the same in half precision. The
+others are a body (histories to user vectors) and a head (user vectors to lists), so the catalogue can be
+swapped without touching the body.
 """
 
 from collections.abc import Sequence
@@ -10,7 +11,8 @@ from typing import Literal, get_args
 
 HeadKind = Literal["exact", "int8"]
 BodyKind = Literal["fast", "int8"]
-VariantName = Literal["fp32", "fast", "scan-int8", "int8-body"]
+HalfKind = Literal["fp16", "bf16"]
+VariantName = Literal["fp32", "fast", "scan-int8", "ann", "int8-body", "fp16", "bf16"]
 CANONICAL: VariantName = "fp32"
 
 
@@ -23,6 +25,7 @@ class Split:
     tried_from: int | None  # items from which on it is tried without being asked for; None: by name only
     about: str
     lossy: bool = False  # ranks otherwise: never the default, and its quality is what has to hold
+    index: bool = False  # an approximate index chooses which items are scored
 
     @property
     def head_file(self) -> str:
@@ -35,6 +38,15 @@ SPLIT: dict[VariantName, Split] = {
     "scan-int8": Split(
         "fast", "int8", 20_000, "the same body; 8-bit scan, its best 50 are scored again in float32"
     ),
+    "ann": Split(
+        "fast",
+        "exact",
+        None,
+        "the same body; an approximate index (faiss) chooses the items that are scored in "
+        "float32; may miss some",
+        lossy=True,
+        index=True,
+    ),
     "int8-body": Split(
         "int8", "exact", None, "weights and activations of the body in 8 bits; ranks otherwise", lossy=True
     ),
@@ -42,11 +54,15 @@ SPLIT: dict[VariantName, Split] = {
 """In the order in which they are tried."""
 
 
+HALF: dict[VariantName, HalfKind] = {"fp16": "fp16", "bf16": "bf16"}
+"""The canonical graph in half precision, for other runtimes: by name only, after all others."""
+
+
 def to_try(asked: Sequence[VariantName] | None, n_items: int) -> tuple[VariantName, ...]:
     """The canonical graph first, then those asked for, or (None) those that may pay for so many items."""
-    assert set(SPLIT) | {CANONICAL} == set(get_args(VariantName))
+    assert {*SPLIT, *HALF, CANONICAL} == set(get_args(VariantName))
     chosen = _may_pay(n_items) if asked is None else asked
-    return (CANONICAL, *(name for name in SPLIT if name in chosen))
+    return (CANONICAL, *(name for name in (*SPLIT, *HALF) if name in chosen))
 
 
 def _may_pay(n_items: int) -> list[VariantName]:
@@ -57,4 +73,4 @@ def _may_pay(n_items: int) -> list[VariantName]:
 
 def is_lossy(name: str) -> bool:
     """Whether a variant ranks otherwise than the canonical graph."""
-    return any(name == each and split.lossy for each, split in SPLIT.items())
+    return name in HALF or any(name == each and split.lossy for each, split in SPLIT.items())

@@ -40,6 +40,7 @@ NEEDED = (
 )
 OPTIONAL = {
     "bitsandbytes": ("8- and 4-bit weights", "quantize"),
+    "faiss": ("approximate search of the items of an artifact", "ann"),
     "tensorrt": ("TensorRT engines", "tensorrt"),
 }
 
@@ -66,7 +67,12 @@ def _optional() -> Iterator[Finding]:
         if importlib.util.find_spec(name) is None:
             yield Finding(name, "absent", f"optional: {what}", f'pip install "recpress[{extra}]"')
         else:
-            yield Finding(name, "ok", importlib.metadata.version(name))
+            yield Finding(name, "ok", _version(name))
+
+
+def _version(module: str) -> str:
+    """Of the distribution that brings a module (faiss comes as faiss-cpu)."""
+    return importlib.metadata.version(importlib.metadata.packages_distributions().get(module, [module])[0])
 
 
 def _gpu() -> Finding:

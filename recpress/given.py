@@ -69,14 +69,14 @@ def bind(name: str, folder: Path, stage_folder: Path | None = None) -> Bound:
 
 def scorers(name: str, kind: Kind, folder: Path) -> Iterable[ScorerRef]:
     """How to open a bound folder: one way for a checkpoint, one per variant for an artifact (its default one
-    first), else none.
+    first; those for other runtimes left out), else none.
     """
     if kind not in ("checkpoint", "artifact"):
         return ()
     if kind == "checkpoint":
         return (ScorerRef(name, kind, "torch", folder, CHECKPOINT_OPENER),)
     manifest = _manifest(folder)
-    variants = [str(variant["name"]) for variant in manifest["variants"]]
+    variants = [str(variant["name"]) for variant in manifest["variants"] if variant.get("on_cpu", True)]
     variants.sort(key=lambda variant: variant != manifest.get("default_variant"))
     return tuple(
         ScorerRef(name, kind, "onnxruntime", folder, ARTIFACT_OPENER, {"variant": variant})

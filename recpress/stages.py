@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     StageFunction = Callable[[StageConfig, Mapping[str, Bound], Context], Outputs]
 
 LEARNING = ("torch", "transformers", "accelerate", "peft", "bitsandbytes", "numpy")
-EXPORTING = ("torch", "transformers", "onnx", "onnxruntime", "onnxscript", "optimum", "numpy")
+EXPORTING = ("torch", "transformers", "onnx", "onnxruntime", "onnxscript", "optimum", "faiss-cpu", "numpy")
 MEASURING = ("torch", "transformers", "onnxruntime", "numpy")
 
 

@@ -1,11 +1,16 @@
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from export.ann import AnnConfig, write_index
+from export.artifact import seal
 from recommender.data.prepared import Prepared
+from recommender.files import read_json
 from recommender.models.interface import SequentialRecommender
-from tests.export.fixtures import N_ITEMS, make_artifact, tiny_model
+from tests.export.ann_fixtures import COARSE, MANY, copy
+from tests.export.fixtures import N_ITEMS, TOP_K, make_artifact, tiny_model
 from tests.recommender.fixtures import cyclic_histories, prepared_from
 
 
@@ -33,3 +38,45 @@ def folder(exported: Path, tmp_path: Path) -> Path:
     """A copy of the artifact that a test may break."""
     shutil.copytree(exported, tmp_path / "artifact")
     return tmp_path / "artifact"
+
+
+@pytest.fixture(scope="session")
+def many_items(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """A log over more items than an index needs."""
+    folder = tmp_path_factory.mktemp("many") / "data"
+    return prepared_from(folder, cyclic_histories(60, MANY, 20), MANY)
+
+
+@pytest.fixture(scope="session")
+def large_model() -> SequentialRecommender:
+    return tiny_model("sasrec", n_items=MANY)
+
+
+@pytest.fixture(scope="session")
+def indexed(
+    large_model: SequentialRecommender, many_items: Prepared, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """An artifact with the index that is chosen for this size; read only."""
+    folder = tmp_path_factory.mktemp("ann") / "artifact"
+    return make_artifact(large_model, folder, many_items, variants=("fast", "ann"))
+
+
+@pytest.fixture(scope="session")
+def indexed_by(indexed: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[AnnConfig], Path]:
+    """The same artifact with another index."""
+
+    def make(ann: AnnConfig) -> Path:
+        folder = copy(indexed, tmp_path_factory.mktemp("ann"))
+        manifest = read_json(folder / "manifest.json")
+        entry = next(entry for entry in manifest["variants"] if entry["name"] == "ann")
+        entry["ann"] = write_index(folder / "catalogue-1", ann, n_items=MANY, top_k=TOP_K)
+        seal(folder, manifest)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def coarse(indexed_by: Callable[[AnnConfig], Path]) -> Path:
+    """An artifact with an index that misses most; read only."""
+    return indexed_by(COARSE)

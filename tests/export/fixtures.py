@@ -10,6 +10,7 @@ import onnx
 import torch
 from onnx import numpy_helper
 
+from export.ann import AnnConfig
 from export.artifact import Origin, write_artifact
 from export.variants import VariantName
 from recommender.data.prepared import Prepared
@@ -58,6 +59,7 @@ def make_artifact(
     *,
     variants: Sequence[VariantName] | None = None,
     int8_users: int = 1,
+    ann: AnnConfig | None = None,
     **values: Any,
 ) -> Path:
     """Write an artifact; `values` replace entries of its Origin."""
@@ -65,7 +67,7 @@ def make_artifact(
     origin = Origin(**(entries | values))
     write_artifact(
         model, folder, prepared=prepared, origin=origin, top_k=TOP_K, opset=23, variants=variants,
-        int8_users=int8_users,
+        int8_users=int8_users, ann=ann,
     )  # fmt: skip
     return folder
 
