@@ -44,8 +44,8 @@ def resolve(names: Sequence[str], by_seed: Mapping[int, Mapping[str, Bound]]) ->
     """The candidates of these names, in order: one per scorer, so an artifact with two variants gives two.
 
     The first scorer of a name (of an artifact: its default variant) gives a candidate of that name, the
-    others `name:variant`. Raises InputError for a name
-    that no stage binds, StageError when seeds differ in what they bind.
+    others `name:variant`. Raises InputError for a name that no stage binds, StageError when nothing opens it
+    for every seed.
     """
     found: list[Candidate] = []
     for name in names:
@@ -75,6 +75,24 @@ def _of_one_name(name: str, bounds: Mapping[int, Bound]) -> list[Candidate]:
         )
         for place, way in enumerate(shared)
     ]
+
+
+def left_out(names: Sequence[str], by_seed: Mapping[int, Mapping[str, Bound]]) -> list[str]:
+    """In sentences: variants that only some seeds have, and defaults that differ between seeds."""
+    said = []
+    for name in names:
+        ways = {seed: [_way(ref) for ref in bounds[name].scorers] for seed, bounds in by_seed.items()}
+        every = list(dict.fromkeys(way for each in ways.values() for way in each))
+        for way in every:
+            without = [str(seed) for seed, each in ways.items() if way not in each]
+            if without:
+                seeds = ", ".join(without)
+                said.append(f"{name}:{way} is not compared: the artifact of seed {seeds} does not hold it.")
+        firsts = {each[0] for each in ways.values() if each}
+        if len(firsts) > 1:
+            told = ", ".join(f"{each[0]} (seed {seed})" for seed, each in ways.items() if each)
+            said.append(f"The default variant of {name} differs between seeds: {told}.")
+    return said
 
 
 def _way(ref: ScorerRef) -> str:

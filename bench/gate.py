@@ -70,7 +70,7 @@ def decide(report: Report, demand: Demand, *, where: str = "report.json") -> lis
     made, a metric, load, batch size, size or memory that was not measured, memory of a candidate on a GPU.
     """
     pair = _candidate(report, demand.candidate, where), _candidate(report, demand.against, where)
-    comparison = _comparison(report, demand, where)
+    comparison = _comparison(report, pair, demand, where)
     verdicts: list[Verdict] = []
     if demand.min_quality is not None:
         found = _quality(report, comparison, pair, demand.metric, where)
@@ -95,7 +95,9 @@ def decide(report: Report, demand: Demand, *, where: str = "report.json") -> lis
 
 
 def _candidate(report: Report, name: str, where: str) -> CandidateReport:
-    known = {each.name: each for each in report.candidates}
+    """The candidate of a name; the variant of an artifact may stand behind a colon, the default one's too."""
+    named = {f"{each.name}:{each.variant}": each for each in report.candidates if each.variant is not None}
+    known = named | {each.name: each for each in report.candidates}
     if name not in known:
         raise InputError(f"the report has no candidate {name!r}{nearest(name, known)}", where=where)
     if (reason := known[name].failed) is not None:
@@ -105,9 +107,11 @@ def _candidate(report: Report, name: str, where: str) -> CandidateReport:
     return known[name]
 
 
-def _comparison(report: Report, demand: Demand, where: str) -> Comparison:
+def _comparison(
+    report: Report, pair: tuple[CandidateReport, CandidateReport], demand: Demand, where: str
+) -> Comparison:
     for each in report.comparisons:
-        if (each.candidate, each.against) == (demand.candidate, demand.against):
+        if (each.candidate, each.against) == (pair[0].name, pair[1].name):
             return each
     there = [f"{each.candidate} against {each.against}" for each in report.comparisons]
     raise InputError(

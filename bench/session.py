@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from bench import card
 from bench.attained import roofline_section
-from bench.candidates import Candidate, check_answers, device_of, resolve
+from bench.candidates import Candidate, check_answers, device_of, left_out, resolve
 from bench.child import ChildFailed
 from bench.environment import environment, usable_cores
 from bench.facts import facts
@@ -55,6 +55,8 @@ def measure_all(config: BenchConfig, inputs: Mapping[str, Bound], context: Conte
     threads = config.threads or context.threads or usable_cores()
     against = next(each.name for each in found if each.bound.name == config.reference)
     timings = time_all(config, found, against, context, threads)
+    unshared = left_out(config.compare, context.by_seed or {context.seed: inputs})
+    timings = replace(timings, notes=[*timings.notes, *unshared])
     roofline, timings = _roofline(config, found, timings, context)
     users = drawn_users(context.split, config.users, context.seed)
     evidence = _judge(found, timings, context, threads, users)

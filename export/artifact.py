@@ -32,7 +32,7 @@ from export.runtime import Artifact, ArtifactError
 from export.variants import CANONICAL, HALF, SPLIT, BodyKind, VariantName, to_try
 from recommender.checkpoint import body_parameters, stored_parameters
 from recommender.data.prepared import Prepared
-from recommender.errors import InputError, require
+from recommender.errors import InputError, StageError, require
 from recommender.files import complete_folder, read_json, sha256_file, write_json
 
 if TYPE_CHECKING:
@@ -95,7 +95,10 @@ def write_artifact(
             limit = {"users_per_call": int8_users} if name == "int8-body" else {}
             manifest["variants"].append(entry | limit | {"cost": _cost(model, name)})
         seal(temporary, manifest)
-        write_golden(temporary)
+        try:
+            write_golden(temporary)
+        except ArtifactError as error:
+            raise StageError(f"the exported model cannot answer: {error}", where="export") from error
     return facts
 
 

@@ -21,6 +21,8 @@ def write_bodies(
 
     body = cut_body(ir.load(canonical))
     ir.save(body, folder / BODY)
+    if not any(name in SPLIT for name in names):
+        return {}
     fast = fast_body(body, max_length=max_length)
     files: dict[BodyKind, str] = {"fast": FAST_BODY if any(fast.fired.values()) else BODY}
     if files["fast"] == FAST_BODY:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from export.ann import gate_recall, measure_recall
 from export.measure import measure_parity, samples
 from export.parity import ParityConfig, gate
-from export.runtime import Artifact
+from export.runtime import Artifact, ArtifactError
 from export.speed import speedups
 from export.variants import CANONICAL, HALF, is_lossy
-from recommender.errors import GateError
+from recommender.errors import GateError, StageError
 from recommender.scoring import HistoryArrays
 from recommender.stage import Context
 
@@ -41,20 +41,32 @@ def measure_variants(
         found = measured.setdefault(name, judge.rounded(entry) if name in HALF else {})
         if not entry.get("on_cpu", True):
             continue
-        opened = Artifact(folder, variant=name, threads=context.threads, verify=False)
+        try:
+            opened = Artifact(folder, variant=name, threads=context.threads, verify=False)
+        except ArtifactError as error:
+            _leave_out(name, named, found, error)
+            continue
         if "index" in entry:
             found["recall"] = measure_recall(opened, as_is, histories="test histories")
             gate_recall(found["recall"], entry)
         try:
             found["parity_here" if name in HALF else "parity"] = judge.parity(name, opened)
             served[name] = opened
-        except GateError as error:
-            if name == CANONICAL or name in named:
-                raise
-            found["failed"] = error.what
+        except (GateError, ArtifactError) as error:
+            _leave_out(name, named, found, error)
     for name, ratios in speedups(served, as_is, reference=CANONICAL).items():
         measured[name]["speedup"] = ratios
     return measured
+
+
+def _leave_out(name: str, named: Sequence[str], found: dict[str, Any], error: Exception) -> None:
+    """Note why a variant is left out; one that has to be there fails the stage instead."""
+    if name != CANONICAL and name not in named:
+        found["failed"] = str(error)
+        return
+    if isinstance(error, ArtifactError):
+        raise StageError(f"the variant {name} cannot answer: {error}", where="export") from error
+    raise error
 
 
 class _Judge(NamedTuple):

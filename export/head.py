@@ -7,10 +7,11 @@ for every version of the catalogue, in an instant. Opset 23; `int8` has one oper
 
 - `exact` multiplies with the whole table. The k best are found by block maxima: an item among the k best lies
   in one of the k blocks with the largest maxima, so only these blocks are sorted.
-- `int8` scans a table of 8-bit integers (a scale per item, and one per user, so that nobody's list depends on
-  who shares the batch) and scores its best `CANDIDATES` again with the float32 vectors. The scores are exact;
-  an item can be missed where its 8-bit score is not among the best. The float32 table [rows, D] is an input
-  `table`: handed in as it is mapped from the disk, it takes no memory but for the rows that are read.
+- `int8` scans a table of 8-bit integers (a scale per item; users in 7 bits with a scale of their own, so that
+  nobody's list depends on who shares the batch, and no sum of two products overflows the 16 bits that kernels
+  without VNNI add them in) and scores its best `CANDIDATES` again with the float32 vectors. The scores are
+  exact; an item can be missed where its 8-bit score is not among the best. The float32 table [rows, D] is an
+  input `table`: handed in as it is mapped from the disk, it takes no memory but for the rows that are read.
 """
 
 from collections.abc import Sequence
@@ -129,14 +130,14 @@ def _scan(graph: _Graph, scales: Float32, shape: tuple[int, ...], offset: int) -
     """Scores [batch, rows] from 8-bit integers, each user's in units of the user's own scale."""
     table = graph.beside("table_int8", INT8_TABLE, TensorProto.INT8, shape[::-1], offset)
     largest = graph.node("ReduceMax", [graph.node("Abs", ["user"]), graph.constant("one", [1])], keepdims=1)
-    step = graph.node("Div", [largest, graph.constant("steps", 127, np.float32)])
+    step = graph.node("Div", [largest, graph.constant("steps", 63, np.float32)])
     step = graph.node("Max", [step, graph.constant("tiny", 1e-30, np.float32)])  # a vector of zeros
     whole = graph.node("Round", [graph.node("Div", ["user", step])])
-    shifted = graph.node("Add", [whole, graph.constant("shift", 128, np.float32)])
+    shifted = graph.node("Add", [whole, graph.constant("shift", 64, np.float32)])
     user = graph.node("Cast", [shifted], to=TensorProto.UINT8)
     graph.constant("scales", scales, np.float32)
     graph.constant("unit", 1, np.float32)
-    graph.constant("zero_point", 128, np.uint8)
+    graph.constant("zero_point", 64, np.uint8)
     given = [user, table, "unit", "scales", "zero_point"]
     return graph.node("MatMulIntegerToFloat", given, domain="com.microsoft")
 

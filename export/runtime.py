@@ -36,7 +36,8 @@ USERS_PER_PRODUCT = 64  # user vectors that are scored together
 SCORES_PER_CALL = 32_000_000  # 128 MB of scores: bounds the batch where the catalogue is large
 CANDIDATES_PER_CALL = 4_000_000  # values of gathered item vectors: 16 MB
 MASKED_PER_SEARCH = 1000  # rows to mask beyond which a user is scored in full instead
-NEIGHBOURS = 10_000  # ids that are looked through for one that an unknown id may have meant
+SHOWN = 3  # unknown ids that are named
+NEIGHBOURS = 200  # ids that are looked through for one that an unknown id may have meant
 
 
 CATALOGUE_FILES = ("item_table.npy", "ids.utf8", "ids.npy", "ids.order.npy", "titles.utf8", "titles.npy")
@@ -92,7 +93,9 @@ def read_manifest(folder: Path, version: int | None = None) -> dict[str, Any]:
                 _ = entry["graph"] if "graph" in entry else (entry["body"], entry["head"])
                 _ = entry["ann"]["candidates"] + 0 if "index" in entry else None
             catalogue = manifest["catalogue"]
-            _ = catalogue["folder"], catalogue["items"] + catalogue["width"], manifest["body"]
+            _ = catalogue["items"] + catalogue["width"], manifest["body"]
+            if catalogue["folder"] != f"catalogue-{catalogue['version']}":
+                raise ValueError(f"version {catalogue['version']} in {catalogue['folder']}")
             _ = manifest["default_variant"], manifest["mask_seen"]
     except FileNotFoundError as error:
         raise ArtifactError(f"{folder} is no artifact: it has no {path.relative_to(folder)}") from error
@@ -108,6 +111,8 @@ def read_manifest(folder: Path, version: int | None = None) -> dict[str, Any]:
 def check_files(folder: Path, manifest: dict[str, Any], *, digests: bool = True) -> None:
     """Raise ArtifactError naming every listed file that is missing, truncated or (with `digests`) altered."""
     needed = {manifest["body"], *(name for variant in manifest["variants"] for name in variant["files"])}
+    opened = ("graph", "body", "head", "index")
+    needed |= {variant[key] for variant in manifest["variants"] for key in opened if key in variant}
     needed |= {f"{manifest['catalogue']['folder']}/{name}" for name in CATALOGUE_FILES}
     faults = [f"the manifest has no digest of {name}" for name in sorted(needed - set(manifest["files"]))]
     for name, entry in manifest["files"].items():
@@ -129,14 +134,16 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+_NO_BYTES = np.empty(0, np.uint8)  # an empty file cannot be mapped
+
+
 class Texts(Sequence[str]):
     """Texts by index, read where they lie on the disk: `NAME.utf8`; `NAME.npy` says where each begins."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self._starts: Int64 = _mapped(folder / f"{name}.npy")
-        self._bytes = (
-            np.memmap(folder / f"{name}.utf8", np.uint8, "r") if self._starts[-1] else np.empty(0, np.uint8)
-        )
+        file = folder / f"{name}.utf8"
+        self._bytes = np.memmap(file, np.uint8, "r").view(np.ndarray) if self._starts[-1] else _NO_BYTES
         if self._starts[-1] != len(self._bytes):
             raise ArtifactError(
                 f"{folder / name}.utf8 and .npy do not fit each other; copy the artifact again"
@@ -163,6 +170,8 @@ class Rows(Mapping[str, int]):
         self.ids, self._order = ids, _mapped(folder / "ids.order.npy")
 
     def __getitem__(self, item_id: str) -> int:
+        if not isinstance(item_id, str):
+            raise KeyError(item_id)
         place = self._place(item_id)
         if place < len(self._order) and self.ids[int(self._order[place])] == item_id:
             return int(self._order[place]) + 1
@@ -248,6 +257,8 @@ class Artifact:
         verify: bool = True,
         version: int | None = None,
     ) -> None:
+        if threads is not None and threads < 1:
+            raise ArtifactError(f"threads is {threads}; give 1 or more, or None for onnxruntime's choice")
         self.folder = Path(folder)
         self.manifest = read_manifest(self.folder, version)
         check_files(self.folder, self.manifest, digests=verify)
@@ -285,7 +296,7 @@ class Artifact:
         counts = (len(self.item_ids), len(self.titles), told["items"])
         if len(set(counts)) != 1 or len(table) <= told["items"] or table.shape[1:] != (told["width"],):
             raise ArtifactError(f"the files of {folder} do not fit each other; copy the artifact again")
-        self._stored = table.view(np.ndarray)  # with the rows that fill up the last block
+        self._stored = table  # with the rows that fill up the last block
         self.table = self._stored[: told["items"] + 1]
 
     @property
@@ -299,7 +310,7 @@ class Artifact:
         if self._body is None:
             with self._opening:
                 if self._body is None:
-                    self._body = self._open_body(self.manifest["body"])
+                    self._body = self._open_body(self._unchanged(self.manifest["body"]))
         return self._body
 
     def _open_body(self, name: str) -> "Body":
@@ -318,12 +329,19 @@ class Artifact:
             with self._opening:
                 if self._head is None:
                     assert self._head_file is not None
-                    self._head = self._session(self._head_file)
+                    self._head = self._session(self._unchanged(self._head_file))
         return self._head
 
+    def _unchanged(self, name: str) -> str:
+        """The name of a file that is opened late, if it is still the one that the manifest told of."""
+        path = self.folder / name
+        if not path.is_file() or _sha256(path) != self.manifest["files"][name]["sha256"]:
+            raise ArtifactError(f"{path} was replaced since the artifact was opened; open the artifact anew")
+        return name
+
     def is_current(self) -> bool:
-        """False once another version of the catalogue is in use; open the artifact anew to serve that one."""
-        return bool(read_manifest(self.folder)["catalogue"]["version"] == self.version)
+        """False once another catalogue or model is in use here; open the artifact anew to serve that one."""
+        return bool(read_manifest(self.folder)["files"] == self.manifest["files"])
 
     def warm_up(self) -> None:
         """Answer one short and one long history, so that the first real request does not pay for it."""
@@ -332,14 +350,18 @@ class Artifact:
 
     def run(self, items: Int64, seen: Int64) -> TopK:
         """One call: items [B, L <= max_length], seen [B, S >= 1] -> the `limit` best per user."""
+        items, seen = _rows("items", items, self.n_items), _rows("seen", seen, self.n_items)
+        if items.shape[1] > self.max_length:
+            raise ArtifactError(
+                f"{items.shape[1]} items are longer than the {self.max_length} that the model reads"
+            )
         if self.graph is not None:
             return self._answer(self.graph, {"items": items, "seen": seen})
         return self._lists(self._vectors(items), seen)
 
     def _answer(self, graph: onnxruntime.InferenceSession, given: dict[str, Any]) -> TopK:
-        rows, scores = graph.run(("top_items", "scores"), given)
-        if np.isnan(scores).any():
-            raise ArtifactError(f"{self.variant} of {self.folder} answers NaN: its weights are broken")
+        rows, scores = _run(graph, ("top_items", "scores"), given)
+        self._check_scores(scores)
         return TopK(np.where(np.isneginf(scores), 0, rows), scores)
 
     def _lists(self, vectors: Float32, blocked: Int64) -> TopK:
@@ -363,17 +385,22 @@ class Artifact:
         for start in range(0, len(rows), step):
             part = slice(start, start + step)
             scores[part] = np.einsum("bd,bnd->bn", vectors[part], self.table[rows[part]])
-        if np.isnan(scores).any():
-            raise ArtifactError(f"{self.folder} answers NaN: its weights are broken")
+        self._check_scores(scores)
         scores[rows == 0] = -np.inf
         return scores
+
+    def _check_scores(self, scores: Float32) -> None:
+        if np.isnan(scores).any() or np.isposinf(scores).any():
+            raise ArtifactError(
+                f"{self.variant} of {self.folder} answers NaN or infinity: its weights are broken"
+            )
 
     def _vectors(self, items: Int64) -> Float32:
         """User vectors [B, D] of one call of the body."""
         given: dict[str, Any] = {"items": items}
         if self.body.reads_vectors:
             given["vectors"] = self.table[items]
-        vectors: Float32 = self.body.session.run(("user",), given)[0]
+        vectors: Float32 = _run(self.body.session, ("user",), given)[0]
         return vectors
 
     def user_vectors(self, history: Histories) -> Float32:
@@ -390,14 +417,15 @@ class Artifact:
         """The k best rows of each history, [B, k]; of a history longer than the model reads the newest count.
 
         `deny` [B, n] rows (padded with 0) that must not come back, besides `seen`. `allow` [B, n]: only these
-        rows may come back, scored exactly in float32 whatever the variant. Padding is stripped and users of
-        like length share a call; the answers are those of one call per user.
+        rows may come back; their products with the user vector are float32 in every variant. Padding is
+        stripped and users of like length share a call; the answers are those of one call per user.
         """
         self._check_k(k)
         items = _rows("items", history.items, self.n_items)[:, -self.max_length :]
-        blocked = self._blocked(len(items), history.seen, deny)
+        blocked = self._blocked(len(items), {"seen": history.seen, "deny": deny})
         if allow is not None:
-            return self._best_of(self.score(history, allow), allow, blocked, k)
+            rows = self._for_each("allow", allow, len(items))
+            return self._best_of(self._products(self.user_vectors(history), rows), rows, blocked, k)
         best = TopK(np.zeros((len(items), k), np.int64), np.zeros((len(items), k), np.float32))
         parts: Iterator[tuple[Any, TopK]]
         if self.graph is not None:
@@ -413,9 +441,7 @@ class Artifact:
 
     def score(self, history: Histories, items: Int64) -> Float32:
         """Scores [B, n] of given rows [B, n] for each history, in float32; row 0 scores -inf."""
-        rows = _rows("items to score", items, self.n_items)
-        if len(rows) != len(history.items):
-            raise ArtifactError(f"{len(history.items)} histories but {len(rows)} lines of items to score")
+        rows = self._for_each("items to score", items, len(history.items))
         return self._products(self.user_vectors(history), rows)
 
     def recommend(
@@ -433,7 +459,7 @@ class Artifact:
         `deny`: ids that alone may, or must not, be recommended. Raises ArtifactError for unknown ids, an
         empty history, or a k that the artifact cannot serve.
         """
-        if not history_ids:
+        if not len(history_ids):
             raise ArtifactError("the history is empty; give one item id at least")
         rows = self._rows_of(history_ids)
         self._check_k(k)
@@ -454,18 +480,26 @@ class Artifact:
 
     def _rows_of(self, item_ids: Sequence[str]) -> Int64:
         """[1, n] rows of item ids."""
+        if isinstance(item_ids, str):
+            raise ArtifactError(f"{item_ids!r} is one text; give a list of item ids")
         found = [self.rows.get(item_id) for item_id in item_ids]
         unknown = [item_id for item_id, row in zip(item_ids, found, strict=True) if row is None]
         if unknown:
-            raise ArtifactError("; ".join(f"unknown item {name!r}{self._nearest(name)}" for name in unknown))
+            named = [f"unknown item {name!r}{self._nearest(name)}" for name in unknown[:SHOWN]]
+            more = [f"and {len(unknown) - SHOWN} more"] if len(unknown) > SHOWN else []
+            raise ArtifactError("; ".join([*named, *more]))
         return np.array([found], np.int64)
 
-    def _blocked(self, users: int, *lists: Int64 | None) -> Int64:
+    def _for_each(self, name: str, values: Int64, users: int) -> Int64:
+        """Rows [B, n], a line for each history."""
+        rows = _rows(name, values, self.n_items)
+        if len(rows) != users:
+            raise ArtifactError(f"{users} histories but {len(rows)} lines of {name}")
+        return rows
+
+    def _blocked(self, users: int, lists: Mapping[str, Int64 | None]) -> Int64:
         """[B, >= 1] rows that must not come back, of all lists together."""
-        parts = [_rows("seen", rows, self.n_items) for rows in lists if rows is not None]
-        for part in parts:
-            if len(part) != users:
-                raise ArtifactError(f"{users} histories but {len(part)} lines of seen rows")
+        parts = [self._for_each(name, rows, users) for name, rows in lists.items() if rows is not None]
         return np.concatenate(parts, axis=1) if parts else np.zeros((users, 1), np.int64)
 
     def _scored(self, vectors: Float32, blocked: Int64) -> Iterator[tuple[slice, TopK]]:
@@ -491,6 +525,8 @@ class Artifact:
         return TopK(np.where(np.isneginf(best), 0, chosen), best)
 
     def _check_k(self, k: int) -> None:
+        if not isinstance(k, int | np.integer) or isinstance(k, bool):
+            raise ArtifactError(f"k is {k!r}; give a whole number from 1 to {self.limit}")
         if not 1 <= k <= self.limit:
             raise ArtifactError(f"k is {k}, but {self.folder} was exported for lists of 1 to {self.limit}")
 
@@ -513,6 +549,8 @@ class Artifact:
             start = stop
 
     def _nearest(self, item_id: str) -> str:
+        if not isinstance(item_id, str):
+            return " (ids are texts)"
         close = difflib.get_close_matches(item_id, self.rows.around(item_id), n=1)
         return f" (did you mean {close[0]!r}?)" if close else f" (ids look like {self.item_ids[0]!r})"
 
@@ -530,13 +568,19 @@ class _History(NamedTuple):
 def _mapped(path: Path) -> Any:
     """An array that stays on the disk until it is read."""
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        return np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{path} cannot be read ({error}); copy the artifact again") from error
 
 
 def _rows(name: str, values: Int64, n_items: int) -> Int64:
-    rows = np.asarray(values, dtype=np.int64)
+    try:
+        given = np.asarray(values)
+    except ValueError as error:  # lines of different length
+        raise ArtifactError(f"{name} must be [users, length]: {error}") from error
+    if given.size and given.dtype.kind not in "iu":
+        raise ArtifactError(f"{name} must be whole numbers (rows), not {given.dtype}")
+    rows = given.astype(np.int64, copy=False)
     if rows.ndim != 2:
         raise ArtifactError(f"{name} must be [users, length], not {rows.shape}")
     if not rows.shape[1]:
@@ -551,6 +595,14 @@ def _rows(name: str, values: Int64, n_items: int) -> Int64:
 def _used_columns(seen: Int64) -> Int64:
     used = (seen != 0).any(axis=0)
     return np.ascontiguousarray(seen[:, used]) if used.any() else np.zeros((len(seen), 1), np.int64)
+
+
+def _run(session: onnxruntime.InferenceSession, outputs: Sequence[str], given: dict[str, Any]) -> Any:
+    """Run a graph. Raises ArtifactError where onnxruntime does."""
+    try:
+        return session.run(outputs, given)
+    except Exception as error:  # onnxruntime raises a class per status code, all of them plain Exceptions
+        raise ArtifactError(f"onnxruntime {onnxruntime.__version__} could not answer: {error}") from error
 
 
 def open_session(path: Path, threads: int | None, device: str) -> onnxruntime.InferenceSession:
@@ -585,12 +637,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--history", required=True, help="item ids, oldest first, separated by commas")
     parser.add_argument("-k", type=int, default=10, help="number of recommendations")
     parser.add_argument("--artifact", default=Path(__file__).resolve().parent, help="another folder")
+    parser.add_argument("--variant", help="a variant of the artifact; default: the manifest's")
     parser.add_argument("--threads", type=int, help="threads of one call")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     given = parser.parse_args(arguments)
     history = [part.strip() for part in given.history.split(",") if part.strip()]
     try:
-        best = Artifact(given.artifact, threads=given.threads).recommend(history, given.k)
+        opened = Artifact(given.artifact, variant=given.variant, threads=given.threads)
+        best = opened.recommend(history, given.k)
     except ArtifactError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

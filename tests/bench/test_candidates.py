@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from bench.candidates import Candidate, check_answers, device_of, resolve
+from bench.candidates import Candidate, check_answers, device_of, left_out, resolve
 from bench.facts import facts, stored_precision, training
 from recommender.errors import InputError, StageError
 from recommender.files import write_json
@@ -46,6 +46,17 @@ def test_variants_that_every_seed_has_are_compared(bounds: dict[str, Bound]) -> 
     assert [str(ref.path) for ref in found.refs.values()] == [
         str(bounds[name].path) for name in ("two", "onnx")
     ]
+
+
+def test_what_only_some_seeds_have_is_said(bounds: dict[str, Bound]) -> None:
+    by_seed = {1: {"two": bounds["two"]}, 2: {"two": bounds["onnx"]}}
+    assert left_out(["two"], by_seed) == [
+        "two:int8 is not compared: the artifact of seed 2 does not hold it."
+    ]
+    turned = replace(bounds["two"], scorers=bounds["two"].scorers[::-1])
+    (said,) = left_out(["two"], {1: {"two": bounds["two"]}, 2: {"two": turned}})
+    assert said == "The default variant of two differs between seeds: fp32 (seed 1), int8 (seed 2)."
+    assert left_out(["onnx", "teacher"], {1: bounds, 2: bounds}) == []
 
 
 def test_seeds_that_share_no_way_to_open_a_name_cannot_be_pooled(bounds: dict[str, Bound]) -> None:

@@ -213,3 +213,17 @@ def test_a_size_or_memory_that_was_not_measured_is_told(asked: str, said: str) -
 def test_a_wrong_demand_is_refused(more: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         demand(**more)
+
+
+def test_the_default_variant_of_an_artifact_has_two_names() -> None:
+    """Which variant is the default is decided at the export, so a gate may name the one it means."""
+    plain = report()
+    students = [
+        each.model_copy(update={"variant": "fast"}) if each.name == "student" else each
+        for each in plain.candidates
+    ]
+    found = plain.model_copy(update={"candidates": students})
+    named, spelt = decide(found, demand()), decide(found, demand(candidate="student:fast"))
+    assert [each.holds for each in spelt] == [each.holds for each in named]
+    with pytest.raises(InputError, match="no candidate 'student:fp32'"):
+        decide(found, demand(candidate="student:fp32"))

@@ -136,7 +136,7 @@ def test_bad_requests_say_what_is_wrong(artifact: Artifact, history: list[str], 
         ([[-1, 1]], None, "items: rows -1 to 1"),
         ([[1]], [[99]], "seen: rows 99 to 99"),
         ([1, 2], None, "items must be"),
-        ([[1], [2]], [[1]], "2 histories but 1 lines of seen rows"),
+        ([[1], [2]], [[1]], "2 histories but 1 lines of seen"),
     ],
 )
 def test_rows_outside_of_the_catalogue_are_refused(artifact: Artifact, items, seen, message: str) -> None:
@@ -275,7 +275,7 @@ def test_denied_items_never_come_back(opened: Artifact) -> None:
     assert {item["item_id"] for item in only} == {"i7", "i9"}  # i3 was seen
     with pytest.raises(ArtifactError, match="unknown item 'nonsense'"):
         opened.recommend(["i3"], 3, deny=["nonsense"])
-    with pytest.raises(ArtifactError, match="1 histories but 2 lines"):
+    with pytest.raises(ArtifactError, match="1 histories but 2 lines of deny"):
         opened.top_k(history, 3, deny=np.ones((2, 1), np.int64))
     with pytest.raises(ArtifactError, match="1 histories but 2 lines of items to score"):
         opened.score(history, np.ones((2, 1), np.int64))
@@ -316,3 +316,92 @@ def test_ids_are_found_by_bisection_whatever_they_are_made_of(tmp_path: Path) ->
     assert "c" not in rows and rows.get("aaa") is None and len(rows) == len(ids)
     with pytest.raises(IndexError):
         texts[len(ids)]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([[3.7, 4.2]], "items must be whole numbers"),
+        ([["3", "4"]], "items must be whole numbers"),
+        ([[3], [4, 5]], "items must be"),
+        ([[None]], "items must be whole numbers"),
+        ([[True]], "items must be whole numbers"),
+    ],
+)
+def test_rows_that_are_no_whole_numbers_are_refused(opened: Artifact, given: object, message: str) -> None:
+    for ask in (lambda h: opened.top_k(h, 3), opened.user_vectors, lambda h: opened.run(h.items, h.items)):
+        with pytest.raises(ArtifactError, match=message):
+            ask(HistoryArrays(given))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("k", [2.5, "3", None, True])
+def test_a_k_that_is_no_whole_number_is_refused(opened: Artifact, k: object) -> None:
+    with pytest.raises(ArtifactError, match="k is"):
+        opened.recommend(["i3"], k)  # type: ignore[arg-type]
+
+
+def test_ids_that_are_no_texts_are_unknown(opened: Artifact) -> None:
+    assert 3 not in opened.rows
+    for given in ([3], [None]):
+        with pytest.raises(ArtifactError, match=r"unknown item .* \(ids are texts\)"):
+            opened.recommend(given, 3)  # type: ignore[arg-type]
+    with pytest.raises(ArtifactError, match="'i3' is one text; give a list"):
+        opened.recommend("i3", 3)
+    with pytest.raises(ArtifactError, match=r"unknown item 'x2'.*and 2 more"):
+        opened.recommend(["x0", "x1", "x2", "x3", "x4"], 3)
+    assert opened.recommend(np.array(["i3"]), 3)  # type: ignore[arg-type]
+
+
+def test_a_raw_call_may_be_no_longer_than_the_model_reads(opened: Artifact) -> None:
+    with pytest.raises(ArtifactError, match=f"{MAX_LENGTH + 1} items are longer than the {MAX_LENGTH}"):
+        opened.run(np.ones((1, MAX_LENGTH + 1), np.int64), np.zeros((1, 1), np.int64))
+    narrow = opened.run(np.ones((1, 3), np.int32), np.zeros((1, 1), np.int32))
+    assert narrow.items.shape == (1, TOP_K)
+
+
+def test_lists_may_be_given_for_arrays(opened: Artifact) -> None:
+    found = opened.top_k(HistoryArrays([[3, 4]]), 2, allow=[[7, 9, 8]])  # type: ignore[arg-type]
+    assert set(found.items[0]) <= {7, 8, 9}
+
+
+def test_an_artifact_that_was_exported_again_is_not_mixed_with_the_old_one(folder: Path, prepared) -> None:
+    whole = Artifact(folder, variant="fp32")
+    before = whole.top_k(HistoryArrays(np.array([[3, 4]])), 5).items
+    make_artifact(tiny_model("sasrec-pre"), folder, prepared)
+    np.testing.assert_array_equal(whole.top_k(HistoryArrays(np.array([[3, 4]])), 5).items, before)
+    assert not whole.is_current()
+    with pytest.raises(ArtifactError, match="was replaced since the artifact was opened"):
+        whole.score(HistoryArrays(np.array([[3, 4]])), np.array([[5]]))
+
+
+def test_threads_are_one_or_more(exported: Path) -> None:
+    with pytest.raises(ArtifactError, match="threads is -1"):
+        Artifact(exported, threads=-1)
+
+
+def test_a_graph_that_no_digest_covers_is_not_opened(folder: Path) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["variants"][0]["graph"] = "../evil.onnx"
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ArtifactError, match=r"no digest of \.\./evil\.onnx"):
+        Artifact(folder)
+
+
+@pytest.mark.parametrize("told", [{"folder": "catalogue-1"}, {"version": 2, "folder": "catalogue-1"}])
+def test_a_catalogue_is_the_one_of_its_version(folder: Path, told: dict) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    rest = {key: manifest["catalogue"][key] for key in ("items", "width")}
+    change_manifest(folder, catalogue=told | rest)
+    with pytest.raises(ArtifactError, match="is broken"):
+        Artifact(folder)
+
+
+def test_a_score_that_is_infinite_is_an_error(folder: Path) -> None:
+    path = folder / "catalogue-1" / "item_table.npy"
+    table = np.load(path)
+    table[5] = 3e38
+    np.save(path, table)
+    reseal(folder)
+    artifact = Artifact(folder, variant="fast")
+    with pytest.raises(ArtifactError, match="NaN or infinity"):
+        artifact.score(HistoryArrays(np.full((1, 4), 5)), np.full((1, 3), 5))

@@ -53,7 +53,8 @@ def test_what_lies_within_the_floor_is_not_faster() -> None:
         {"fp32": Unsteady(clock, 0), "fast": Ticking(clock, 7.9)},  # type: ignore[dict-item]
         HISTORIES, reference="fp32", clock=clock, rounds=3,
     )  # fmt: skip
-    assert found["fast"]["floor"] > 0
+    assert found["fast"]["floor"] > 0 and not is_faster(found["fast"])
+    assert fastest(found, "fp32") == "fp32"
     assert is_faster({"mean": 1.05, "floor": 0.04}) and not is_faster({"mean": 1.05, "floor": 0.06})
 
 
