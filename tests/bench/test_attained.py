@@ -1,6 +1,7 @@
 """Bounds, shares and cautions by hand."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -202,6 +203,28 @@ def test_a_candidate_of_which_nothing_is_known_has_no_row() -> None:
         evidence(student=Measured(missing=["nothing"])), [timed(load([10]), student=[0.01])], k=5, rows=101
     )
     assert found.rows == [] and found.reasons == [] and found.missing == {"student": "nothing"}
+
+
+def test_a_candidate_that_no_bounds_can_be_told_of_costs_the_others_nothing() -> None:
+    """Formulas by hand may read nothing: then there are no FLOPs per byte."""
+    nothing = formulas(parts={"scoring": {"products": {"user_row": 100}}})
+    cells = [timed(load([10]), odd=[0.01], student=[0.01])]
+    found = roofline_section(
+        evidence(odd=Measured(nothing), student=Measured(formulas())), cells, k=5, rows=101
+    )
+    assert [row.candidate for row in found.rows] == [each.candidate for each in found.reasons] == ["student"]
+    assert (
+        list(found.missing) == ["odd"]
+        and "no bounds could be told: ZeroDivisionError" in found.missing["odd"]
+    )
+
+
+def test_a_machine_that_was_not_measured_to_the_end_is_told_of() -> None:
+    cut = replace(evidence(student=Measured(formulas())), machine_failed="was ended by SIGKILL")
+    found = roofline_section(cut, [timed(load([10]), student=[0.01])], k=5, rows=101)
+    assert len(found.rows) == 1
+    (caution,) = found.cautions
+    assert "the process that measures it was ended by SIGKILL." in caution
 
 
 @pytest.mark.parametrize(("median", "said"), [(0.8, 0), (0.79, 1)])

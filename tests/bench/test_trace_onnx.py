@@ -10,11 +10,12 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from bench.apart import TakenApart
 from bench.trace_onnx import OnnxTrace, Ran, apart, placed, profiled, read_profile
 from export.onnx import export_onnx
 from recommender.cost import CostFormulas, work_of
 from recommender.models.cost import cost_card
-from recommender.scoring import HistoryArrays, TopK
+from recommender.scoring import HistoryArrays, ScorerRef, TopK
 from tests.export.fixtures import N_ITEMS, left_padded, tiny_model
 
 ROWS = N_ITEMS + 1
@@ -33,6 +34,11 @@ class Session:
         for items in np.array_split(history.items, self.parts):
             rows, scores = self.session.run(None, {"items": items, "seen": items})
         return TopK(rows, scores)
+
+
+def open_session(path: Path, **_: Any) -> Session:
+    """How a `ScorerRef` opens it."""
+    return Session(path)
 
 
 Graph = Callable[[str], Path]
@@ -180,6 +186,18 @@ def test_a_profile_that_misses_runs_is_not_used(graph: Graph) -> None:
     trace.call(HistoryArrays(left_padded(2, 3)), 5)
     trace.sessions[0].runs += 1
     assert trace.ended(ROWS) is None
+
+
+def test_a_profile_that_is_not_whole_is_told_of(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its sessions are there: that is another matter than a scorer without any."""
+    ref = ScorerRef("x", "artifact", "onnxruntime", graph("popularity"), f"{__name__}:open_session")
+    child = TakenApart(ref, device="cpu", threads=1)
+    batches = [HistoryArrays(left_padded(2, 3))]
+    whole = child.split(batches, k=5, calls=1, seconds=1e-9, rows=ROWS)
+    assert whole["parts"] and not whole["overflowed"]
+    monkeypatch.setattr(OnnxTrace, "ended", lambda *_, **__: None)
+    cut = child.split(batches, k=5, calls=1, seconds=1e-9, rows=ROWS)
+    assert cut["parts"] is None and cut["overflowed"]
 
 
 def test_sessions_are_plain_again_afterwards(tmp_path: Path, graph: Graph) -> None:
