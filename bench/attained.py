@@ -18,9 +18,11 @@ from bench.report.roofline_parts import (
     RooflineRow,
 )
 from bench.roofline import Evidence, Measured, Split, Trial, in_words, mean_work
-from recommender.cost import CostFormulas, PartName, Work
+from recommender.cost import CostFormulas, PartCost, PartName, Work
 
 PEAK_PRECISION = "fp32"
+BODY: tuple[PartName, ...] = ("embedding", "blocks", "head")
+NOTHING = PartCost()
 QUIET = 0.8
 """Median of a peak's best trial, as a share of the best measurement, below which a caution is given."""
 
@@ -122,9 +124,13 @@ def _row(name: str, timed: Timed, measured: Measured, machine: Machine, *, k: in
 
 
 def other_arithmetic(formulas: CostFormulas) -> list[PartName]:
-    """Parts whose products are not in the precision of the peak."""
-    used: dict[PartName, str] = {"blocks": formulas.precision, "scoring": formulas.table_precision}
-    return [part for part, precision in used.items() if precision != PEAK_PRECISION]
+    """Parts whose products are not in the precision of the peak; the maps around the blocks are as theirs."""
+    used = {part: formulas.precision for part in BODY} | {"scoring": formulas.table_precision}
+    return [
+        part
+        for part, precision in used.items()
+        if precision != PEAK_PRECISION and formulas.parts.get(part, NOTHING).products
+    ]
 
 
 def bounds(

@@ -73,8 +73,9 @@ def sentence(row: RooflineRow, *, fixed_ms: float | None = None) -> str:
     if row.products is not None:
         said.append(_products(row))
     if row.without_peak:
-        names = " and ".join(NAMES[part] for part in row.without_peak)
-        said.append(f"what {names} compute is not in fp32 and not in this bound")
+        *names, last = (NAMES[part] for part in row.without_peak)
+        told = f"{', '.join(names)} and {last}" if names else last
+        said.append(f"the products of {told} are not in fp32 and not in this bound")
     return "; ".join(said) + "."
 
 

@@ -16,7 +16,7 @@ from recommender.cost import CostFormulas, Work
 from recommender.scoring import HistoryArrays
 
 BANDWIDTH, GEMM = 1e9, 1e11
-FORMULAS = {
+FORMULAS: dict[str, Any] = {
     "precision": "fp32", "table_precision": "fp32", "rows": 101, "max_length": 10,
     "shapes": [[8, 24], [24, 8]],
     "parts": {
@@ -133,6 +133,18 @@ def test_a_part_is_bound_by_its_own_work() -> None:
 )
 def test_a_row_says_which_parts_the_peak_does_not_hold_for(more: Any, without: Any) -> None:
     assert the_row(Measured(formulas(**more)), load([10])).without_peak == without
+
+
+def test_projections_around_a_body_of_another_precision_are_not_in_the_compute_bound() -> None:
+    """All products with weights are made in int8 there; what is left of a call is its scan."""
+    parts = FORMULAS["parts"] | {
+        "embedding": {"products": {"item": 1e6}, "bytes": {"item": 40}}, "head": {"products": {"user": 1e6}},
+    }  # fmt: skip
+    row = the_row(Measured(formulas(precision="int8", parts=parts)), load([10]))
+    assert row.without_peak == ["embedding", "blocks", "head"]
+    assert row.compute_ms == pytest.approx(1e3 * 101 * (100 + 1) / GEMM)
+    own = {part.part: part.bound_ms for part in row.parts}
+    assert own["head"] == 0.0 and own["embedding"] == pytest.approx(1e3 * 400 / BANDWIDTH)
 
 
 def test_hooked_calls_share_out_their_own_time() -> None:

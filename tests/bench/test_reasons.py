@@ -132,8 +132,12 @@ def test_products_are_told_with_the_peak_of_their_own_shapes() -> None:
 
 
 def test_what_does_not_compute_in_fp32_is_said_to_be_outside_of_the_bound() -> None:
-    said = sentence(a_row(without_peak=["blocks", "scoring"]))
-    assert "what the blocks and scoring compute is not in fp32 and not in this bound" in said
+    def said(*parts: str) -> str:
+        return sentence(a_row(without_peak=list(parts)))
+
+    assert "; the products of scoring are not in fp32 and not in this bound" in said("scoring")
+    assert "the products of the blocks and scoring are not" in said("blocks", "scoring")
+    assert "of the embedding, the blocks and the head are not" in said("embedding", "blocks", "head")
 
 
 def test_a_candidate_is_told_of_at_its_smallest_and_largest_batch() -> None:
