@@ -43,7 +43,9 @@ class TakenApart:
     def split(
         self, batches: Sequence[HistoryArrays], *, k: int, calls: int, seconds: float, rows: int
     ) -> Said:
-        """{plain_ns: [..], parts: [{part: ns}, ..] or null, products: [[ns, FLOPs], ..] or null}.
+        """{plain_ns: [..], parts: [{part: ns}, ..] or null, products: [[ns, FLOPs], ..] or null, overflowed}.
+
+        `overflowed`: there are sessions, but their profile misses some of the calls, so it tells of none.
 
         At most `calls` of each kind, and no more once `seconds` are over. Plain and traced calls of a batch
         come in turn, and each goes first every other time, as the second one finds its data in the caches.
@@ -52,11 +54,7 @@ class TakenApart:
             return self._hooked(batches, k, calls, seconds)
         if self.how == "profile":
             return self._profiled(batches, k, calls, seconds, rows)
-        return {
-            "plain_ns": _in_turn(self._plain(k), None, batches, calls, seconds),
-            "parts": None,
-            "products": None,
-        }
+        return _said(_in_turn(self._plain(k), None, batches, calls, seconds))
 
     def _hooked(self, batches: Sequence[HistoryArrays], k: int, calls: int, seconds: float) -> Said:
         from bench.trace_torch import TorchTrace
@@ -65,7 +63,7 @@ class TakenApart:
         plain = _in_turn(
             self._plain(k), lambda batch: parts.append(trace.call(batch, k)), batches, calls, seconds
         )
-        return {"plain_ns": plain, "parts": parts[1:], "products": None}
+        return _said(plain, parts=parts[1:])
 
     def _profiled(
         self, batches: Sequence[HistoryArrays], k: int, calls: int, seconds: float, rows: int
@@ -76,12 +74,12 @@ class TakenApart:
         plain = _in_turn(self._plain(k), lambda batch: trace.call(batch, k), batches, calls, seconds)
         found = trace.ended(rows, skipped=1)
         if not trace.sessions or found is None:
-            return {"plain_ns": plain, "parts": None, "products": None}
-        return {
-            "plain_ns": plain,
-            "parts": [dict(each.parts) for each in found],
-            "products": [[each.product_ns, each.product_flops] for each in found],
-        }
+            return _said(plain, overflowed=found is None)
+        return _said(
+            plain,
+            parts=[dict(each.parts) for each in found],
+            products=[[each.product_ns, each.product_flops] for each in found],
+        )
 
     def _plain(self, k: int) -> Callable[[HistoryArrays], int]:
         def call(batch: HistoryArrays) -> int:
@@ -90,6 +88,13 @@ class TakenApart:
             return time.perf_counter_ns() - started
 
         return call
+
+
+def _said(
+    plain: list[int], *, parts: Sequence[Mapping[str, int]] | None = None,
+    products: Sequence[Sequence[float]] | None = None, overflowed: bool = False,
+) -> Said:  # fmt: skip
+    return {"plain_ns": plain, "parts": parts, "products": products, "overflowed": overflowed}
 
 
 def _in_turn(

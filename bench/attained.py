@@ -17,10 +17,12 @@ from bench.report.roofline_parts import (
     Roofline,
     RooflineRow,
 )
-from bench.roofline import Evidence, Measured, Split, Trial, mean_work
-from recommender.cost import CostFormulas, PartName, Work
+from bench.roofline import Evidence, Measured, Split, Trial, in_words, mean_work
+from recommender.cost import CostFormulas, PartCost, PartName, Work
 
 PEAK_PRECISION = "fp32"
+BODY: tuple[PartName, ...] = ("embedding", "blocks", "head")
+NOTHING = PartCost()
 QUIET = 0.8
 """Median of a peak's best trial, as a share of the best measurement, below which a caution is given."""
 
@@ -31,24 +33,33 @@ def roofline_section(evidence: Evidence, cells: Sequence[Timed], *, k: int, rows
     `k` items per list, out of a table of `rows`.
     """
     machine = machine_of(evidence, threads=cells[0].threads)
-    found = [
-        _row(name, timed, measured, machine, k=k, rows=rows)
-        for name, measured in evidence.candidates.items()
-        for timed in cells
-        if name in timed.seconds and (measured.formulas or measured.splits)
-    ]
-    texts = {name: reason([row for row in found if row.candidate == name]) for name in evidence.candidates}
-    return Roofline(
-        machine=machine,
-        rows=found,
-        reasons=[Reason(candidate=name, text=text) for name, text in texts.items() if text],
-        missing={
-            name: "; ".join(measured.missing)
-            for name, measured in evidence.candidates.items()
-            if measured.missing
-        },
-        cautions=list(cautions(machine)),
-    )
+    found = Roofline(machine=machine, rows=[], reasons=[], missing={}, cautions=list(cautions(machine)))
+    if evidence.machine_failed is not None:
+        found.cautions.append(
+            "The machine was not measured to the end: the process that measures it "
+            f"{evidence.machine_failed}. Its peaks are those of before, and shapes that came later have none."
+        )
+    for name, measured in evidence.candidates.items():
+        missing = list(measured.missing)
+        try:
+            own = [
+                _row(name, timed, measured, machine, k=k, rows=rows) for timed in _told(name, measured, cells)
+            ]
+            text = reason(own)
+        except Exception as error:  # what is odd about one candidate costs neither the others nor the report
+            missing.append(f"no bounds could be told: {in_words(error)}")
+        else:
+            found.rows.extend(own)
+            found.reasons.extend([Reason(candidate=name, text=text)] if text else [])
+        if missing:
+            found.missing[name] = "; ".join(missing)
+    return found
+
+
+def _told(name: str, measured: Measured, cells: Sequence[Timed]) -> list[Timed]:
+    """The loads of which anything is known besides the time."""
+    known = measured.formulas or measured.splits
+    return [timed for timed in cells if name in timed.seconds and known]
 
 
 def cautions(machine: Machine) -> Iterator[str]:
@@ -113,9 +124,13 @@ def _row(name: str, timed: Timed, measured: Measured, machine: Machine, *, k: in
 
 
 def other_arithmetic(formulas: CostFormulas) -> list[PartName]:
-    """Parts whose products are not in the precision of the peak."""
-    used: dict[PartName, str] = {"blocks": formulas.precision, "scoring": formulas.table_precision}
-    return [part for part, precision in used.items() if precision != PEAK_PRECISION]
+    """Parts whose products are not in the precision of the peak; the maps around the blocks are as theirs."""
+    used = {part: formulas.precision for part in BODY} | {"scoring": formulas.table_precision}
+    return [
+        part
+        for part, precision in used.items()
+        if precision != PEAK_PRECISION and formulas.parts.get(part, NOTHING).products
+    ]
 
 
 def bounds(

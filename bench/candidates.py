@@ -4,6 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
+from recommender.cost import CostFormulas
 from recommender.errors import InputError, StageError, nearest
 from recommender.files import read_json
 from recommender.scoring import ScorerRef
@@ -114,6 +117,28 @@ def broken(candidate: Candidate, error: Exception) -> InputError:
     """What to say of a manifest that does not hold what it should."""
     where = str(candidate.bound.path / "manifest.json")
     return InputError(f"broken manifest ({error!r})", where=where, fix="export the artifact again")
+
+
+def formulas_of(candidate: Candidate) -> CostFormulas | None:
+    """What the manifest says a call of the variant costs; None for a checkpoint, and where it says nothing.
+
+    Raises InputError for formulas that are broken, or newer than this version.
+    """
+    if candidate.kind != "artifact":
+        return None
+    noted = manifest_entry(candidate)[1].get("cost")
+    if noted is None:
+        return None
+    try:
+        return CostFormulas.model_validate(noted)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(step) for step in ("cost", *first["loc"]))
+        raise InputError(
+            f"the cost formulas of {candidate.name!r} cannot be read ({place}: {first['msg']})",
+            where=str(candidate.bound.path / "manifest.json"),
+            fix="export the artifact again with this version of recpress, or leave `roofline` out",
+        ) from error
 
 
 def check_answers(candidate: Candidate, length: int, *, sampled_negatives: int | None) -> None:

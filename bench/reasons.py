@@ -2,11 +2,11 @@
 
 By share of the bound: above 1 a call is faster than memory or peak allow (caches); from `NEAR` on it is at
 the bound; from `FAR` on it is on the way. Below that, it is the overhead of calls and operators where at
-least `FIXED` of what lies above the bound is spent by a small batch as well, outside of scoring and top-k;
-else the operators are slow.
+least `FIXED` of what lies above the bound is what a small batch spends outside of matrix products, scoring
+and top-k (`fixed_ms`); else the operators are slow.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from bench.report import wording
@@ -50,17 +50,45 @@ def reason(rows: Sequence[RooflineRow]) -> str:
 
 
 def fixed_ms(batches: Sequence[RooflineRow]) -> float | None:
-    """What a call costs above its bound, whatever its batch: that of the smallest one, where it is small.
+    """What a call costs above its bound, whatever its batch: told by the smallest one, where it is small.
 
-    Scoring and top-k grow with the catalogue: what they lose is not the call's.
+    The host, copies, and what the blocks do besides matrix products: a product that is slow is a slow
+    operator at every batch. Scoring and top-k grow with the catalogue, so what they lose is not the call's.
+    Where no profile tells of products (checkpoints), it is what the blocks need whatever the batch; where
+    nothing was taken apart, what the whole call does. None: nothing tells.
     """
     least = batches[0]
     if least.batch > SMALL or least.bound_ms is None:
         return None
-    parts = _above(least.parts)
-    if not parts:
-        return max(0.0, least.time_ms - least.bound_ms)
-    return sum(max(0.0, over) for name, over in parts.items() if name not in CATALOGUE)
+    if all(part.time_ms is None for part in least.parts):
+        same = _same_ms(batches, lambda row: row.time_ms)
+        return None if same is None else max(0.0, same - least.bound_ms)
+    return _part_ms(least, "other") + _part_ms(least, "copies") + _besides_products(batches)
+
+
+def _besides_products(batches: Sequence[RooflineRow]) -> float:
+    """Milliseconds that the blocks spend on other things at the smallest batch."""
+    least = batches[0]
+    blocks = _part_ms(least, "blocks")
+    if least.products is not None:
+        return max(0.0, blocks - least.products.share * least.time_ms)
+    same = _same_ms(batches, lambda row: _part_ms(row, "blocks"))
+    bound = next((part.bound_ms for part in least.parts if part.part == "blocks"), None)
+    return 0.0 if same is None else max(0.0, same - (bound or 0.0))
+
+
+def _same_ms(batches: Sequence[RooflineRow], of: Callable[[RooflineRow], float]) -> float | None:
+    """What is left of a time at a batch of none, on a line through the smallest and the largest batch."""
+    known = [row for row in batches if of(row) > 0]
+    if len(known) < 2 or known[0] is not batches[0]:
+        return None
+    least, most = known[0], known[-1]
+    slope = (of(most) - of(least)) / (most.batch - least.batch)
+    return max(0.0, min(of(least), of(least) - slope * least.batch))
+
+
+def _part_ms(row: RooflineRow, name: PartOfCall) -> float:
+    return sum(part.time_ms or 0.0 for part in row.parts if part.part == name)
 
 
 def sentence(row: RooflineRow, *, fixed_ms: float | None = None) -> str:
@@ -73,8 +101,9 @@ def sentence(row: RooflineRow, *, fixed_ms: float | None = None) -> str:
     if row.products is not None:
         said.append(_products(row))
     if row.without_peak:
-        names = " and ".join(NAMES[part] for part in row.without_peak)
-        said.append(f"what {names} compute is not in fp32 and not in this bound")
+        *names, last = (NAMES[part] for part in row.without_peak)
+        told = f"{', '.join(names)} and {last}" if names else last
+        said.append(f"the products of {told} are not in fp32 and not in this bound")
     return "; ".join(said) + "."
 
 
@@ -139,7 +168,7 @@ def _products(row: RooflineRow) -> str:
     rate = f"{wording.significant(products.flops_per_second / 1e9)} GFLOP/s"
     of_peak = ""
     if products.share_of_peak is not None:
-        of_peak = f", {products.share_of_peak:.0%} of the GEMM peak with these shapes"
+        of_peak = f", {products.share_of_peak:.0%} of their GEMM peak at the rows of the largest call"
     return (
         f"the matrix products of the blocks run at {rate}{of_peak}, and take {products.share:.0%} of the time"
     )

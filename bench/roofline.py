@@ -9,18 +9,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 
 from bench.apart import How
-from bench.candidates import Candidate, broken, manifest_entry
+from bench.candidates import Candidate, formulas_of
 from bench.child import Child, ChildFailed, as_plain
 from bench.config import RooflineSettings
 from bench.latency import Timed
 from bench.loads import Load
 from bench.peaks import Shape, last_level_cache
+from bench.report import wording
 from bench.stage import BenchConfig
 from bench.timing import Timings
 from recommender.cost import CostFormulas, PartName, Work, counts, work_of
+from recommender.errors import RecpressError
 from recommender.stage import Context
 
 LEAST_BUFFER = 256 << 20
@@ -33,6 +34,11 @@ NO_FORMULAS = {
     "checkpoint": "its kind of model has no cost formulas, so FLOPs, bytes and bounds are unknown",
 }
 NO_SPLIT = "its calls cannot be taken apart: it is neither a checkpoint nor runs in onnxruntime sessions"
+OVERFLOWED = (
+    "the profile of its calls at batch {batch} ({load}) is not whole, as onnxruntime keeps a million events: "
+    "with fewer `roofline.calls` it would be"
+)
+NOT_WHOLE = "it was not taken apart to the end"
 NOT_HERE = "the roofline is one of processors, and it ran on {device}"
 
 
@@ -75,6 +81,7 @@ class Evidence:
     candidates: Mapping[str, Measured]
     buffer_bytes: int
     cache_bytes: int | None
+    machine_failed: str | None = None  # what became of the child that measures it, after its first time
 
 
 def measure_roofline(
@@ -83,8 +90,8 @@ def measure_roofline(
 ) -> Evidence:  # fmt: skip
     """Take the candidates apart that were timed on the processor.
 
-    A candidate whose child fails here keeps what was measured before, and `missing` says what happened.
-    Raises InputError for a broken manifest, ChildFailed where the machine itself cannot be measured.
+    A candidate that fails here keeps what was measured before, and `missing` says what happened. Raises
+    ChildFailed where the machine itself cannot be measured; where that fails later, its first peaks stand.
     """
     machine = _Machine(settings, config, timings)
     try:
@@ -96,8 +103,10 @@ def measure_roofline(
                 continue  # it failed, and the report says so
             context.progress("note", {"text": f"taking {each.name} apart"})
             candidates[each.name] = _measured(each, cells, config, settings, timings, context)
-            machine.measure(candidates[each.name].shapes)
-        return Evidence(machine.trials(), candidates, machine.buffer_bytes, machine.cache_bytes)
+            machine.measure_again(candidates[each.name].shapes)
+        return Evidence(
+            machine.trials(), candidates, machine.buffer_bytes, machine.cache_bytes, machine.failed
+        )
     finally:
         machine.child.end()
 
@@ -112,6 +121,7 @@ class _Machine:
         self.shapes: dict[Shape, None] = {(settings.square,) * 3: None}
         self.rates: dict[tuple[str, str, str, Shape | None], list[float]] = {}
         self.child = Child("machine", threads=timings.threads, cores=timings.cores or ())
+        self.failed: str | None = None
 
     def measure(self, shapes: Sequence[Shape] = ()) -> None:
         """One more measurement of everything, with the shapes of a candidate from now on."""
@@ -125,6 +135,15 @@ class _Machine:
             shape = trial["shape"] and tuple(trial["shape"])
             key = (trial["what"], trial["library"], trial["how"], shape)
             self.rates.setdefault(key, []).extend(trial["rates"])
+
+    def measure_again(self, shapes: Sequence[Shape]) -> None:
+        """The same after a candidate; where it fails, what is known of machine and candidates stands."""
+        if self.failed is not None:
+            return
+        try:
+            self.measure(shapes)
+        except ChildFailed as failure:
+            self.failed = failure.text
 
     def trials(self) -> list[Trial]:
         """Everything that was measured."""
@@ -142,63 +161,73 @@ def _measured(
     candidate: Candidate, cells: Sequence[Timed], config: BenchConfig, settings: RooflineSettings,
     timings: Timings, context: Context,
 ) -> Measured:  # fmt: skip
-    found = Measured(formulas=_formulas_of_artifact(candidate))
+    """All that can be found out of a candidate; whatever goes wrong is said, and costs nobody else."""
+    found = Measured()
     device = timings.devices[candidate.name]
     if device != "cpu":
         found.missing.append(NOT_HERE.format(device=device))
         return found
-    child = Child(candidate.name, threads=timings.threads, cores=timings.cores or ())
-    k = min(config.k, context.prepared.n_items)
     try:
-        order = {
-            "order": "trace", "ref": as_plain(candidate.ref), "device": device, "threads": timings.threads
-        }  # fmt: skip
-        said = child.ask(order, seconds=config.open_timeout_seconds, doing="when it was opened once more")
-        if said["formulas"] is not None:
-            found.formulas = CostFormulas.model_validate(said["formulas"])
-        for timed in cells:
-            split = _split(child, timed.load, said["how"], k, config, settings, context.prepared.n_items + 1)
-            if split is not None:
-                found.splits[timed.load.name, timed.load.batch] = split
-        if not found.splits:
-            found.missing.append(NO_SPLIT)
+        found.formulas = formulas_of(candidate)
+        if candidate.kind == "artifact" and found.formulas is None:
+            found.missing.append(NO_FORMULAS["artifact"])
+        _take_apart(found, candidate, cells, config, settings, timings, context)
     except ChildFailed as failure:
-        found.missing.append(f"it was not taken apart to the end: it {failure.text}")
-    finally:
-        child.end()
-    if found.formulas is None:
-        found.missing.insert(0, NO_FORMULAS[candidate.kind])
-    else:
+        found.missing.append(f"{NOT_WHOLE}: it {failure.text}")
+    except Exception as error:  # the times and the quality of all candidates are worth more than this
+        found.missing.append(f"{NOT_WHOLE}: {in_words(error)}")
+    if found.formulas is not None:
         found.shapes = own_shapes(found.formulas, [timed.load for timed in cells])
     return found
 
 
-def _formulas_of_artifact(candidate: Candidate) -> CostFormulas | None:
-    """What the manifest says of the variant; None for a checkpoint, and where it says nothing."""
-    if candidate.kind != "artifact":
-        return None
-    noted = manifest_entry(candidate)[1].get("cost")
-    if noted is None:
-        return None
+def in_words(error: Exception) -> str:
+    """An error as part of a sentence."""
+    said = f"{error.where}: {error.what}" if isinstance(error, RecpressError) and error.where else str(error)
+    return " ".join(f"{type(error).__name__}: {said}".split())
+
+
+def _take_apart(
+    found: Measured, candidate: Candidate, cells: Sequence[Timed], config: BenchConfig,
+    settings: RooflineSettings, timings: Timings, context: Context,
+) -> None:  # fmt: skip
+    """Add the splits of every load, and of a checkpoint its formulas, in a child of their own."""
+    child = Child(candidate.name, threads=timings.threads, cores=timings.cores or ())
+    k, rows = min(config.k, context.prepared.n_items), context.prepared.n_items + 1
     try:
-        return CostFormulas.model_validate(noted)
-    except ValidationError as error:
-        raise broken(candidate, error) from error
+        order = {
+            "order": "trace", "ref": as_plain(candidate.ref), "device": "cpu", "threads": timings.threads
+        }  # fmt: skip
+        said = child.ask(order, seconds=config.open_timeout_seconds, doing="when it was opened once more")
+        if said["formulas"] is not None:
+            found.formulas = CostFormulas.model_validate(said["formulas"])
+        elif candidate.kind == "checkpoint":
+            found.missing.append(NO_FORMULAS["checkpoint"])
+        for timed in cells:
+            split = _split(child, timed.load, said["how"], k, config, settings, rows)
+            if isinstance(split, Split):
+                found.splits[timed.load.name, timed.load.batch] = split
+            elif split not in found.missing:
+                found.missing.append(split)
+    finally:
+        child.end()
 
 
 def _split(
     child: Child, load: Load, how: How | None, k: int, config: BenchConfig, settings: RooflineSettings,
     rows: int,
-) -> Split | None:  # fmt: skip
-    """Calls of one load; None where they cannot be taken apart."""
+) -> Split | str:  # fmt: skip
+    """Calls of one load, or why they cannot be taken apart."""
     if how is None:
-        return None
+        return NO_SPLIT
     child.load(load.batches, seconds=config.open_timeout_seconds)
     order = {"order": "split", "k": k, "calls": settings.calls, "seconds": settings.seconds, "rows": rows}
     limit = config.open_timeout_seconds + settings.seconds + 8 * config.call_timeout_seconds
     said = child.ask(order, seconds=limit, doing="while it was taken apart")
+    if said["overflowed"]:
+        return OVERFLOWED.format(batch=load.batch, load=wording.load(load.name))
     if not said["parts"]:
-        return None
+        return NO_SPLIT
     products = said["products"] and [(float(ns), float(flops)) for ns, flops in said["products"]]
     return Split(how, said["plain_ns"], said["parts"], products)
 

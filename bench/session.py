@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from bench import card
 from bench.attained import roofline_section
-from bench.candidates import Candidate, check_answers, device_of, left_out, resolve
+from bench.candidates import Candidate, check_answers, device_of, formulas_of, left_out, resolve
 from bench.child import ChildFailed
 from bench.environment import environment, usable_cores
 from bench.facts import facts
@@ -22,7 +22,7 @@ from bench.report import files
 from bench.report.build import Extras, Measured, Setting, build
 from bench.report.roofline_parts import Roofline
 from bench.report.schema import Report
-from bench.roofline import measure_roofline
+from bench.roofline import in_words, measure_roofline
 from bench.samples import draw_samples
 from bench.stage import BenchConfig
 from bench.timing import Timings, time_all
@@ -52,6 +52,8 @@ def measure_all(config: BenchConfig, inputs: Mapping[str, Bound], context: Conte
     for candidate in found:
         longest = min(max(*context.evaluation.ks, LISTED, config.k), context.prepared.n_items)
         check_answers(candidate, longest, sampled_negatives=context.evaluation.sampled_negatives)
+        if config.roofline is not None:
+            formulas_of(candidate)  # after all is timed would be late to learn that they cannot be read
     threads = config.threads or context.threads or usable_cores()
     against = next(each.name for each in found if each.bound.name == config.reference)
     timings = time_all(config, found, against, context, threads)
@@ -77,18 +79,23 @@ def measure_all(config: BenchConfig, inputs: Mapping[str, Bound], context: Conte
 def _roofline(
     config: BenchConfig, found: Sequence[Candidate], timings: Timings, context: Context
 ) -> tuple[Roofline | None, Timings]:
-    """Where the time goes; without it, where the machine could not be measured, and then a note says why."""
+    """Where the time goes; without it, where the machine could not be measured, and then a note says why.
+
+    It comes after hours of timing and says why, not what: whatever goes wrong with it costs nothing else.
+    """
     if config.roofline is None or not any(timed.seconds for timed in timings.cells):
         return None, timings
     try:
         evidence = measure_roofline(config, config.roofline, found, timings, context)
+        n_items = context.prepared.n_items
+        section = roofline_section(evidence, timings.cells, k=min(config.k, n_items), rows=n_items + 1)
+        return section, timings
     except ChildFailed as failure:
         note = f"No roofline was measured: the process that measures the machine {failure.text}."
-        context.progress("note", {"text": note})
-        return None, replace(timings, notes=[*timings.notes, note])
-    n_items = context.prepared.n_items
-    section = roofline_section(evidence, timings.cells, k=min(config.k, n_items), rows=n_items + 1)
-    return section, timings
+    except Exception as error:
+        note = f"No roofline was measured: {in_words(error)}."
+    context.progress("note", {"text": note})
+    return None, replace(timings, notes=[*timings.notes, note])
 
 
 def _judge(

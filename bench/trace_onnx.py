@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import onnxruntime
 
 from bench.stopwatch import replaced
-from recommender.scoring import HistoryArrays, Scorer
+from recommender.scoring import HistoryArrays, Scorer, whole_blocks
 
 MOVES = frozenset(
     {
@@ -26,7 +26,7 @@ MOVES = frozenset(
 """Operators that only bring data into another place or form."""
 
 SCANS = 4
-"""A product over more than 1/4 of the table scores items, where none is over the whole of it."""
+"""A product over more than 1/4 of the table scores items, where none of the call is over the whole of it."""
 
 
 class Ran(NamedTuple):
@@ -72,18 +72,24 @@ class Apart:
     product_flops: float = 0.0
 
 
-def placed(run: Sequence[Ran], rows: int) -> list[str]:
-    """The part that each operator of one run belongs to; `rows` of the item table, padding included.
+def placed(runs: Sequence[Sequence[Ran]], rows: int) -> list[list[str]]:
+    """The part that each operator of each run of a call belongs to; `rows` of the item table, row 0 included.
 
     Scoring is the product (or products) over the item table; what follows it picks the best: top_k. The last
     norm before it begins the head, the first one the blocks; where attention comes before any norm, as in a
     model with its norms behind, the first product begins them. What comes before is the embedding. A graph
-    without norms and attention has neither blocks nor head. Moves of data before the scoring are copies.
+    without norms and attention has neither blocks nor head; where it scores what another run of the call has
+    made, all before its product is scoring, too. Moves of data before the scoring are copies.
     """
-    last_norm = max((i for i, each in enumerate(run) if each.is_norm), default=-1)
-    scans = _scans(run, rows, last_norm)
+    scans = _scans(runs, rows)
+    apart_from_body = any(scans) and not all(scans)
+    return [_placed(run, own, apart_from_body) for run, own in zip(runs, scans, strict=True)]
+
+
+def _placed(run: Sequence[Ran], scans: Sequence[int], apart_from_body: bool) -> list[str]:
     end = scans[0] if scans else len(run)
     first, head = _body(run[:end])
+    before = "scoring" if scans and apart_from_body and first == end else "embedding"
     parts = []
     for index, each in enumerate(run):
         if index >= end:
@@ -91,14 +97,33 @@ def placed(run: Sequence[Ran], rows: int) -> list[str]:
         elif each.op in MOVES:
             parts.append("copies")
         else:
-            parts.append("embedding" if index < first else "blocks" if index < head else "head")
+            parts.append(before if index < first else "blocks" if index < head else "head")
     return parts
 
 
-def _scans(run: Sequence[Ran], rows: int, after: int) -> list[int]:
-    products = [i for i, each in enumerate(run) if each.is_product and i > after]
-    exact = [i for i in products if run[i].columns in (rows, rows - 1)]
-    return exact or [i for i in products if run[i].columns * SCANS > rows]
+def _scans(runs: Sequence[Sequence[Ran]], rows: int) -> list[list[int]]:
+    """Places of the products over the item table in every run: those that a TopK follows.
+
+    One as wide as the table, as it is, stored in whole blocks, or without row 0; where no run of the call has
+    any, those that are wide (a scan in pieces).
+    """
+    products = [_that_are_picked_from(run) for run in runs]
+    for width in (rows, whole_blocks(rows), rows - 1):
+        exact = [
+            [i for i in own if run[i].columns == width][-1:] for run, own in zip(runs, products, strict=True)
+        ]
+        if any(exact):
+            return exact
+    return [
+        [i for i in own if run[i].columns * SCANS > rows] for run, own in zip(runs, products, strict=True)
+    ]
+
+
+def _that_are_picked_from(run: Sequence[Ran]) -> list[int]:
+    """Products between the last norm of a run and its last TopK."""
+    after = max((i for i, each in enumerate(run) if each.is_norm), default=-1)
+    until = max((i for i, each in enumerate(run) if each.op == "TopK"), default=-1)
+    return [i for i in range(after + 1, until) if run[i].is_product]
 
 
 def _body(run: Sequence[Ran]) -> tuple[int, int]:
@@ -116,8 +141,8 @@ def _body(run: Sequence[Ran]) -> tuple[int, int]:
 def apart(runs: Sequence[Sequence[Ran]], rows: int) -> Apart:
     """The runs of one call together."""
     found = Apart(Counter())
-    for run in runs:
-        for each, part in zip(run, placed(run, rows), strict=True):
+    for run, parts in zip(runs, placed(runs, rows), strict=True):
+        for each, part in zip(run, parts, strict=True):
             found.parts[part] += each.ns
             if part == "blocks" and each.is_product:
                 found.product_ns += each.ns

@@ -18,11 +18,12 @@ import polars as pl
 from numpy.typing import NDArray
 
 from recommender.errors import InputError
+from recommender.scoring import TABLE_BLOCK, whole_blocks
 
 Float32 = NDArray[np.float32]
 ROWS_AT_ONCE = 262_144
-BLOCK = 128
-"""A stored table has whole blocks of so many rows; the head sorts blocks by maxima. 64 to 1024 are alike."""
+BLOCK = TABLE_BLOCK
+"""64 to 1024 are alike in speed."""
 
 
 def catalogue_name(version: int) -> str:
@@ -32,7 +33,7 @@ def catalogue_name(version: int) -> str:
 
 def padded_rows(n_items: int, block: int = BLOCK) -> int:
     """Rows of a stored table: n_items + 1, filled up to whole blocks with rows of zeros."""
-    return -(-(n_items + 1) // block) * block
+    return whole_blocks(n_items + 1, block)
 
 
 def write_catalogue(folder: Path, items: pl.DataFrame, table: Float32) -> None:

@@ -47,7 +47,7 @@ class CostFormulas(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     version: Literal[1] = 1
-    precision: str = Field(description="of the products in the blocks: fp32, bf16, int8, ...")
+    precision: str = Field(description="of the products in the blocks and around them: fp32, bf16, ...")
     table_precision: str = Field(description="of the item table that is scored")
     rows: int = Field(ge=1, description="rows of the item table, padding included")
     max_length: int = Field(ge=1)

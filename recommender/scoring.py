@@ -16,6 +16,14 @@ from numpy.typing import NDArray
 Int64 = NDArray[np.int64]
 Float32 = NDArray[np.float32]
 
+TABLE_BLOCK = 128
+"""An artifact stores its item table in whole blocks of so many rows; its head sorts blocks by maxima."""
+
+
+def whole_blocks(rows: int, block: int = TABLE_BLOCK) -> int:
+    """Rows of a stored item table: these, filled up to whole blocks."""
+    return -(-rows // block) * block
+
 
 class HistoryArrays(NamedTuple):
     """One padded batch of histories, as arrays (the numpy twin of `recommender.models.interface.History`)."""

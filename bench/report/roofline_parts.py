@@ -53,7 +53,9 @@ class Products(Part):
     share: float = Field(description="of the time of the call")
     flops_per_second: float
     share_of_peak: float | None = Field(
-        None, description="of the best rate that any library reached with the model's own shapes"
+        None,
+        description="of the best rate that any library reached with weights of the model's own shapes, at "
+        "the rows of its largest timed call",
     )
 
 

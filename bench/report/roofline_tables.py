@@ -44,7 +44,8 @@ def split_table(roofline: Roofline) -> Table:
     note = (
         "Embedding: all before the first block. Head: final norm and projection. Scoring: the product with "
         "the item table. Other: the host, and what no part accounts for. Products: matrix products in the "
-        "blocks, and their rate as a share of the best that any library reaches with the same shapes."
+        "blocks, and their rate as a share of the best that any library reaches with weights of the same "
+        "shapes and the rows of the largest call; with fewer rows that peak may be out of reach."
     )
     header = (
         "candidate", "load", "batch", *(NAMES.get(name, name) for name in PARTS), "products",

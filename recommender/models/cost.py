@@ -1,7 +1,7 @@
 """Cost formulas of models, counted from their modules: linear maps, attention, norms, tables."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -50,6 +50,8 @@ class ModelParts(NamedTuple):
     extra_positions: int = 0
     shapes: tuple[tuple[int, int], ...] = ()
     weights: torch.dtype = torch.float32  # of the products in the blocks
+    around: Mapping[PartName, Sequence[nn.Linear]] = {}
+    """Linear maps outside of the blocks, by the part that counts them."""
 
 
 def cost_card(
@@ -57,9 +59,9 @@ def cost_card(
 ) -> dict[str, Any] | None:
     """The cost formulas of a model as plain JSON (`recommender.cost.CostFormulas`); None: not known.
 
-    `precision`: of a variant whose linear maps in the blocks are stored otherwise (int8, bf16, ...);
-    `table_precision`: the same of the item table that is scored. Raises KeyError for a precision not in
-    `WIDTHS`.
+    `precision`: of a variant whose linear maps, in the blocks and around them, are stored otherwise (int8,
+    bf16, ...); `table_precision`: the same of the item table that is scored. Raises KeyError for a precision
+    not in `WIDTHS`.
     """
     own = model.costs()
     if own is None:
@@ -67,16 +69,11 @@ def cost_card(
     table = model.item_table()
     table_precision = table_precision or PRECISIONS[table.dtype]
     stored = precision or PRECISIONS[own.weights]
-    blocks = own.blocks
-    if precision is not None:
-        maps = sum(inputs * outputs for inputs, outputs in _all_shapes(model))
-        saved = maps * (WIDTHS[PRECISIONS[own.weights]] - WIDTHS[precision])
-        lighter = {**blocks.bytes, "call": blocks.bytes.get("call", 0.0) - saved}
-        blocks = blocks.model_copy(update={"bytes": lighter})
+    saved = {} if precision is None else _saved(model, own, WIDTHS[precision])
     parts: dict[PartName, PartCost] = {
-        "embedding": own.embedding,
-        "blocks": blocks,
-        "head": own.head,
+        "embedding": _lighter(own.embedding, saved.get("embedding", 0)),
+        "blocks": _lighter(own.blocks, saved.get("blocks", 0)),
+        "head": _lighter(own.head, saved.get("head", 0)),
         "scoring": _scoring(table, WIDTHS[table_precision]),
         "top_k": PartCost(elementwise={"user_row": 1}, bytes={"answer": ANSWER_BYTES}),
     }
@@ -95,6 +92,23 @@ def cost_card(
 def _scoring(table: Tensor, width: int) -> PartCost:
     size = table.shape[1]
     return PartCost(products={"user_row": 2 * size}, bytes={"row": size * width})
+
+
+def _saved(model: "SequentialRecommender", own: ModelParts, width: int) -> dict[PartName, int]:
+    """Bytes by part that linear maps need less, where a weight takes `width` bytes."""
+    inside = sum(inputs * outputs for inputs, outputs in _all_shapes(model))
+    saved: dict[PartName, int] = {"blocks": inside * (WIDTHS[PRECISIONS[own.weights]] - width)}
+    for part, maps in own.around.items():
+        weights = [each.weight for each in maps]
+        saved[part] = sum(each.numel() * (each.element_size() - width) for each in weights)
+    return saved
+
+
+def _lighter(part: PartCost, saved: int) -> PartCost:
+    """The same work with fewer bytes of weights."""
+    if not saved:
+        return part
+    return part.model_copy(update={"bytes": {**part.bytes, "call": part.bytes.get("call", 0.0) - saved}})
 
 
 def _all_shapes(model: "SequentialRecommender") -> Iterator[tuple[int, int]]:

@@ -138,4 +138,5 @@ class LlmRecommender(SequentialRecommender):
             extra_positions=len(self.prefix) + len(self.suffix),
             shapes=body.shapes,
             weights=body.weights,
+            around={"embedding": (self.input_projection,), "head": (self.output_projection,)},
         )

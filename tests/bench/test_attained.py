@@ -1,6 +1,7 @@
 """Bounds, shares and cautions by hand."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from recommender.cost import CostFormulas, Work
 from recommender.scoring import HistoryArrays
 
 BANDWIDTH, GEMM = 1e9, 1e11
-FORMULAS = {
+FORMULAS: dict[str, Any] = {
     "precision": "fp32", "table_precision": "fp32", "rows": 101, "max_length": 10,
     "shapes": [[8, 24], [24, 8]],
     "parts": {
@@ -134,6 +135,18 @@ def test_a_row_says_which_parts_the_peak_does_not_hold_for(more: Any, without: A
     assert the_row(Measured(formulas(**more)), load([10])).without_peak == without
 
 
+def test_projections_around_a_body_of_another_precision_are_not_in_the_compute_bound() -> None:
+    """All products with weights are made in int8 there; what is left of a call is its scan."""
+    parts = FORMULAS["parts"] | {
+        "embedding": {"products": {"item": 1e6}, "bytes": {"item": 40}}, "head": {"products": {"user": 1e6}},
+    }  # fmt: skip
+    row = the_row(Measured(formulas(precision="int8", parts=parts)), load([10]))
+    assert row.without_peak == ["embedding", "blocks", "head"]
+    assert row.compute_ms == pytest.approx(1e3 * 101 * (100 + 1) / GEMM)
+    own = {part.part: part.bound_ms for part in row.parts}
+    assert own["head"] == 0.0 and own["embedding"] == pytest.approx(1e3 * 400 / BANDWIDTH)
+
+
 def test_hooked_calls_share_out_their_own_time() -> None:
     """The faster half: calls of 10 and 20 ns, not the disturbed ones."""
     calls = [
@@ -202,6 +215,28 @@ def test_a_candidate_of_which_nothing_is_known_has_no_row() -> None:
         evidence(student=Measured(missing=["nothing"])), [timed(load([10]), student=[0.01])], k=5, rows=101
     )
     assert found.rows == [] and found.reasons == [] and found.missing == {"student": "nothing"}
+
+
+def test_a_candidate_that_no_bounds_can_be_told_of_costs_the_others_nothing() -> None:
+    """Formulas by hand may read nothing: then there are no FLOPs per byte."""
+    nothing = formulas(parts={"scoring": {"products": {"user_row": 100}}})
+    cells = [timed(load([10]), odd=[0.01], student=[0.01])]
+    found = roofline_section(
+        evidence(odd=Measured(nothing), student=Measured(formulas())), cells, k=5, rows=101
+    )
+    assert [row.candidate for row in found.rows] == [each.candidate for each in found.reasons] == ["student"]
+    assert (
+        list(found.missing) == ["odd"]
+        and "no bounds could be told: ZeroDivisionError" in found.missing["odd"]
+    )
+
+
+def test_a_machine_that_was_not_measured_to_the_end_is_told_of() -> None:
+    cut = replace(evidence(student=Measured(formulas())), machine_failed="was ended by SIGKILL")
+    found = roofline_section(cut, [timed(load([10]), student=[0.01])], k=5, rows=101)
+    assert len(found.rows) == 1
+    (caution,) = found.cautions
+    assert "the process that measures it was ended by SIGKILL." in caution
 
 
 @pytest.mark.parametrize(("median", "said"), [(0.8, 0), (0.79, 1)])

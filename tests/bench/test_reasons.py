@@ -65,30 +65,76 @@ def test_overhead_is_what_a_small_batch_costs_as_well(fixed_ms: float | None, ov
     assert ("it is far from both bounds" in said) != overhead
 
 
+def taken_apart(
+    time_ms: float, blocks_ms: float, products_ms: float | None, bound_ms: float = 20.0, **more: Any
+) -> RooflineRow:
+    """A call whose time is in the blocks, but for the `more` of other parts."""
+    batch, products = more.pop("batch", 1), None
+    if products_ms is not None:
+        products = Products(share=products_ms / time_ms, flops_per_second=1e10, share_of_peak=0.2)
+    times = {"blocks": blocks_ms, **more}
+    parts = [
+        part(name, ms / time_ms, ms, bound_ms if name == "blocks" else 0.0) for name, ms in times.items()
+    ]
+    return a_row(time_ms, bound_ms, batch=batch, parts=parts, products=products)
+
+
+def test_a_call_that_is_all_slow_products_is_not_bound_by_overhead() -> None:
+    """97% in products at 20% of their peak: the words must not say otherwise."""
+    said = reason([taken_apart(100.0, 98.0, 97.0, other=1.0, embedding=1.0)])
+    assert "far from both bounds, as its operators are slower" in said and "overhead" not in said
+    assert "run at 10.0 GFLOP/s, 20% of their GEMM peak" in said
+
+
 @pytest.mark.parametrize(
-    ("row", "found"),
-    [
-        (a_row(1.0, 0.2, batch=SMALL), 0.8), (a_row(1.0, 0.2, batch=SMALL + 1), None),
-        (a_row(1.0, None), None), (a_row(1.0, 1.3), 0.0),
+    ("row", "fixed", "overhead"),
+    [  # 100 ms lie above the bound
+        (taken_apart(128.0, 114.0, 64.0, 28.0, embedding=14.0), 50.0, True),
+        (taken_apart(128.0, 113.9, 64.0, 28.0, embedding=14.1), 49.9, False),
+        (taken_apart(128.0, 64.0, 64.0, 28.0, other=50.0), 50.0, True),
+        (taken_apart(128.0, 64.0, 64.0, 28.0, other=49.9), 49.9, False),
+        (taken_apart(128.0, 78.0, 64.0, 28.0, copies=18.0, other=18.0), 50.0, True),
+        (taken_apart(128.0, 60.0, 64.0, 28.0, head=68.0), 0.0, False),
+        (taken_apart(128.0, 32.0, 32.0, 28.0, scoring=80.0, top_k=16.0), 0.0, False),
     ],
-)  # fmt: skip
-def test_only_a_small_batch_of_known_bound_tells_what_every_call_costs(
-    row: RooflineRow, found: float | None
+)
+def test_overhead_of_a_small_batch_is_host_copies_and_blocks_outside_of_products(
+    row: RooflineRow, fixed: float, overhead: bool
 ) -> None:
-    assert fixed_ms([row, a_row(9.0, 0.2, batch=512)]) == (None if found is None else pytest.approx(found))
+    assert fixed_ms([row]) == pytest.approx(fixed)
+    assert ("bound by the overhead of calls and operators" in reason([row])) == overhead
+    assert ("far from both bounds" in reason([row])) != overhead
 
 
-def test_a_scan_of_a_large_catalogue_is_no_overhead_of_the_call() -> None:
-    slow = [part("blocks", 0.2, 8.0, 1.0), part("scoring", 0.7, 28.0, 2.0), part("top_k", 0.1, 4.0, 0.0)]
-    row = a_row(40.0, 4.0, parts=slow)
-    assert fixed_ms([row]) == pytest.approx(7.0)
-    assert "far from both bounds" in reason([row]) and "most is lost in scoring" in reason([row])
-    quick = [part("blocks", 0.9, 36.0, 1.0), part("scoring", 0.1, 4.0, 2.0)]
-    assert "overhead of calls" in reason([a_row(40.0, 4.0, parts=quick)])
+@pytest.mark.parametrize(("batch", "told"), [(SMALL, True), (SMALL + 1, False)])
+def test_only_a_small_batch_of_known_bound_tells_what_every_call_costs(batch: int, told: bool) -> None:
+    row = taken_apart(100.0, 55.0, 55.0, other=45.0, batch=batch)
+    assert (fixed_ms([row]) is not None) == told
+    assert fixed_ms([a_row(1.0, None)]) is None
+
+
+def test_blocks_of_a_checkpoint_cost_every_call_what_does_not_grow_with_the_batch() -> None:
+    """Nobody sees its products: 70 ms at a batch of 1 and 101 ms at 32 are 69 ms whatever the batch."""
+    small = taken_apart(100.0, 70.0, None, other=5.0)
+    large = taken_apart(150.0, 101.0, None, other=5.0, batch=32)
+    assert fixed_ms([small, large]) == pytest.approx(5.0 + 69.0 - 20.0)
+    assert "At batch 1 (full histories) it is bound by the overhead" in reason([small, large])
+    proportional = taken_apart(3000.0, 2240.0, None, other=5.0, batch=32)
+    assert fixed_ms([small, proportional]) == fixed_ms([small]) == pytest.approx(5.0)
+    assert "overhead" not in reason([small, proportional]) + reason([small])
+    faster = taken_apart(50.0, 35.0, None, other=5.0, batch=32)
+    assert fixed_ms([small, faster]) == pytest.approx(5.0 + 70.0 - 20.0)
+    assert fixed_ms([small, a_row(50.0, 20.0, batch=32)]) == pytest.approx(5.0), "not taken apart there"
+
+
+def test_a_call_that_was_not_taken_apart_tells_by_its_whole_time() -> None:
+    assert fixed_ms([a_row(1.0, 0.2)]) is None
+    assert fixed_ms([a_row(1.0, 0.2), a_row(4.1, 0.2, batch=32)]) == pytest.approx(0.9 - 0.2)
+    assert fixed_ms([a_row(1.0, 1.3), a_row(1.0, 1.3, batch=32)]) == 0.0
 
 
 def test_a_large_batch_is_not_called_overhead_where_its_operators_are_slow() -> None:
-    said = reason([a_row(1.0, 0.1), a_row(100.0, 10.0, batch=32)])
+    said = reason([taken_apart(100.0, 55.0, 55.0, other=45.0), a_row(1000.0, 100.0, batch=32)])
     assert "At batch 1 (full histories) it is bound by the overhead" in said
     assert "At batch 32 (full histories) it is far from both bounds" in said
 
@@ -126,14 +172,21 @@ def test_an_unknown_bound_leaves_time_and_split() -> None:
 def test_products_are_told_with_the_peak_of_their_own_shapes() -> None:
     products = Products(share=0.57, flops_per_second=165e9, share_of_peak=0.93)
     said = sentence(a_row(products=products))
-    assert "run at 165 GFLOP/s, 93% of the GEMM peak with these shapes, and take 57% of the time" in said
+    assert (
+        "run at 165 GFLOP/s, 93% of their GEMM peak at the rows of the largest call, and take 57% of the time"
+        in said
+    )
     without = sentence(a_row(products=products.model_copy(update={"share_of_peak": None})))
     assert "run at 165 GFLOP/s, and take 57%" in without
 
 
 def test_what_does_not_compute_in_fp32_is_said_to_be_outside_of_the_bound() -> None:
-    said = sentence(a_row(without_peak=["blocks", "scoring"]))
-    assert "what the blocks and scoring compute is not in fp32 and not in this bound" in said
+    def said(*parts: str) -> str:
+        return sentence(a_row(without_peak=list(parts)))
+
+    assert "; the products of scoring are not in fp32 and not in this bound" in said("scoring")
+    assert "the products of the blocks and scoring are not" in said("blocks", "scoring")
+    assert "of the embedding, the blocks and the head are not" in said("embedding", "blocks", "head")
 
 
 def test_a_candidate_is_told_of_at_its_smallest_and_largest_batch() -> None:

@@ -1,12 +1,10 @@
 """The roofline as it is measured: children that are asked, and a bench from end to end."""
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from bench import roofline as subject
@@ -15,67 +13,18 @@ from bench.child import Child, ChildFailed, as_plain
 from bench.report.files import read
 from bench.report.roofline_parts import PARTS, Roofline, RooflineRow
 from bench.report.schema import Report
-from bench.stage import BenchConfig, run
-from export.artifact import Origin, write_artifact
-from recommender.checkpoint import save_checkpoint
+from bench.stage import run
 from recommender.cost import CostFormulas
-from recommender.errors import InputError
-from recommender.files import read_json, write_json
-from recommender.models.build import build_model
-from recommender.models.config import SasrecConfig
-from recommender.models.cost import cost_card
-from recommender.scoring import HistoryArrays, ScorerRef
 from recommender.stage import Bound
 from tests.bench.conftest import bench_context, three_candidates
-from tests.bench.fakes import tiny_log
+from tests.bench.exported import BATCH, quick, student_bounds
 
 PATIENT = 120.0
-CONFIG = SasrecConfig(layers=2, hidden=16)
-BATCH = HistoryArrays(np.array([[0, 1, 2], [3, 4, 5]]), seen=np.array([[1, 2], [3, 4]]))
-SETTINGS: dict[str, Any] = {"calls": 4, "seconds": 60, "repeats": 1, "buffer_mb": 0.25, "square": 16}
-
-
-def quick(compare: list[str], **more: Any) -> BenchConfig:
-    given = {
-        "compare": compare, "batch_sizes": [1, 4], "loads": ["full"], "rounds": 4, "draws": 200, "aa": False,
-        "energy": False, "roofline": SETTINGS,
-    }  # fmt: skip
-    return BenchConfig.model_validate({**given, **more})
-
-
-def with_cost(exported: Path, folder: Path, name: str, cost: Any) -> Bound:
-    """A copy of an artifact whose variant carries these cost formulas; None: none."""
-    path = folder / name / "artifact"
-    shutil.copytree(exported, path)
-    manifest = read_json(path / "manifest.json")
-    entry = manifest["variants"][-1]  # fast: a body and a head
-    entry.pop("cost", None)
-    if cost is not None:
-        entry["cost"] = cost
-    write_json(path / "manifest.json", manifest)
-    write_json(folder / name / "stage.json", {"config": {"of": "student"}, "metrics": {}})
-    options = {"variant": entry["name"]}
-    ref = ScorerRef(name, "artifact", "onnxruntime", path, "export.artifact:open_artifact", options)
-    return Bound(name, "artifact", path, folder / name, (ref,))
 
 
 @pytest.fixture(scope="module")
 def bounds(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Bound]:
-    """A real checkpoint, and its artifact with and without cost formulas."""
-    folder = tmp_path_factory.mktemp("real")
-    prepared = tiny_log(folder / "prepared")
-    model = build_model(CONFIG, n_items=8, max_length=4, seed=1).eval()
-    path = folder / "student" / "checkpoint"
-    save_checkpoint(model, path, prepared=prepared, model_config=CONFIG)
-    write_json(folder / "student" / "stage.json", {"config": {}, "metrics": {}})
-    ref = ScorerRef("student", "checkpoint", "torch", path, "recommender.checkpoint:open_scorer")
-    exported, origin = folder / "exported", Origin(name="student-onnx", parents={}, recipe={})
-    write_artifact(model, exported, prepared=prepared, origin=origin, top_k=8, opset=23)
-    return {
-        "student": Bound("student", "checkpoint", path, folder / "student", (ref,)),
-        "known": with_cost(exported, folder, "known", cost_card(model)),
-        "unknown": with_cost(exported, folder, "unknown", None),
-    }
+    return student_bounds(tmp_path_factory.mktemp("real"))
 
 
 @pytest.fixture(scope="module")
@@ -174,51 +123,6 @@ def test_scorers_that_nobody_can_look_into_are_named(tmp_path: Path) -> None:
     assert "The machine at its best" in page and "Against the machine" not in page
 
 
-def test_broken_formulas_in_a_manifest_are_an_input_error(
-    bounds: Mapping[str, Bound], tmp_path: Path
-) -> None:
-    broken = with_cost(bounds["unknown"].path, tmp_path, "broken", {"rows": "many"})
-    (candidate,) = resolve(["broken"], {5: {"broken": broken}})
-    with pytest.raises(InputError, match="broken manifest"):
-        subject._formulas_of_artifact(candidate)
-
-
-def test_a_candidate_that_crashes_while_it_is_taken_apart_keeps_its_numbers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def crash(*_: Any) -> None:
-        raise ChildFailed("crashed", "was ended by SIGSEGV while it was taken apart")
-
-    rates = [subject.Trial(what, "numpy", "", None, [1.0]) for what in ("bandwidth", "gemm")]
-    monkeypatch.setattr(subject, "_split", crash)
-    monkeypatch.setattr(subject._Machine, "measure", lambda *_: None)
-    monkeypatch.setattr(subject._Machine, "trials", lambda _: rates)
-    found = three_candidates(tmp_path)
-    context = bench_context(tmp_path, {5: found})
-    run(quick(["teacher", "student"]), found, context)
-    report = read(context.folder)
-    for each in report.candidates:
-        assert each.failed is None and each.latency and each.quality
-    section = report.sections.roofline
-    assert section is not None and list(section.missing) == ["teacher", "student"]
-    assert "it was not taken apart to the end: it was ended by SIGSEGV" in section.missing["teacher"]
-
-
-def test_a_machine_that_cannot_be_measured_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def crash(*_: Any) -> None:
-        raise ChildFailed("crashed", "was ended by SIGKILL (out of memory?)")
-
-    monkeypatch.setattr(subject._Machine, "measure", crash)
-    found = three_candidates(tmp_path)
-    context = bench_context(tmp_path, {5: found})
-    run(quick(["teacher"]), found, context)
-    report = read(context.folder)
-    assert report.sections.roofline is None
-    assert any(
-        "No roofline was measured" in note and "SIGKILL" in note for note in report.sections.notes or []
-    )
-
-
 def test_what_ran_on_a_gpu_has_no_roofline(bounds: Mapping[str, Bound], tmp_path: Path) -> None:
     (candidate,) = resolve(["known"], {5: bounds})
 
@@ -229,6 +133,7 @@ def test_what_ran_on_a_gpu_has_no_roofline(bounds: Mapping[str, Bound], tmp_path
         candidate, [], quick(["known"]), None, OnGpu(), bench_context(tmp_path, {5: bounds})  # type: ignore[arg-type]
     )  # fmt: skip
     assert found.missing == ["the roofline is one of processors, and it ran on cuda"] and not found.splits
+    assert found.formulas is None, "the bounds of this machine's processor are not those of its GPU"
 
 
 @pytest.fixture

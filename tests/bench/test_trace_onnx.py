@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,18 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from bench.trace_onnx import OnnxTrace, Ran, apart, placed, profiled, read_profile
+from bench import trace_onnx
+from bench.apart import TakenApart
+from bench.trace_onnx import OnnxTrace, Ran, placed, profiled, read_profile
 from export.onnx import export_onnx
+from export.runtime import open_scorer
 from recommender.cost import CostFormulas, work_of
+from recommender.models.build import build_model
+from recommender.models.config import LlmConfig
 from recommender.models.cost import cost_card
-from recommender.scoring import HistoryArrays, TopK
-from tests.export.fixtures import N_ITEMS, left_padded, tiny_model
+from recommender.scoring import HistoryArrays, ScorerRef, TopK
+from tests.export.fixtures import N_ITEMS, left_padded, make_artifact, tiny_model
+from tests.recommender.fixtures import cyclic_histories, prepared_from
 
 ROWS = N_ITEMS + 1
 
@@ -33,6 +39,11 @@ class Session:
         for items in np.array_split(history.items, self.parts):
             rows, scores = self.session.run(None, {"items": items, "seen": items})
         return TopK(rows, scores)
+
+
+def open_session(path: Path, **_: Any) -> Session:
+    """How a `ScorerRef` opens it."""
+    return Session(path)
 
 
 Graph = Callable[[str], Path]
@@ -56,89 +67,38 @@ def full(length: int) -> HistoryArrays:
     return HistoryArrays(left_padded(4, length).clip(min=1))
 
 
-def ran(op: str, columns: int = 16, ns: int = 10, inner: int = 16) -> Ran:
-    return Ran(op, ns, ((4, inner),), ((4, columns),))
-
-
-def parts_of(run: Sequence[Ran]) -> list[tuple[str, str]]:
-    return [(each.op, part) for each, part in zip(run, placed(run, ROWS), strict=True)]
-
-
-def test_a_body_with_its_norms_in_front() -> None:
-    assert parts_of(
-        [
-            ran("Gather"), ran("MatMul"), ran("RMSNormalization"), ran("MatMul"), ran("Reshape"),
-            ran("Attention"), ran("Add"), ran("SkipSimplifiedLayerNormalization"), ran("Gemm", 8),
-            ran("Transpose"), ran("Gemm", ROWS, inner=8), ran("ScatterElements", ROWS), ran("TopK", 5),
-        ]
-    ) == [
-        ("Gather", "embedding"), ("MatMul", "embedding"), ("RMSNormalization", "blocks"),
-        ("MatMul", "blocks"), ("Reshape", "copies"), ("Attention", "blocks"), ("Add", "blocks"),
-        ("SkipSimplifiedLayerNormalization", "head"), ("Gemm", "head"), ("Transpose", "copies"),
-        ("Gemm", "scoring"), ("ScatterElements", "top_k"), ("TopK", "top_k"),
-    ]  # fmt: skip
-
-
-def test_a_body_with_its_norms_behind_begins_with_its_first_product() -> None:
-    found = parts_of(
-        [
-            ran("Gather"), ran("Mul"), ran("MatMul"), ran("Attention"), ran("LayerNormalization"),
-            ran("LayerNormalization"), ran("MatMul", ROWS), ran("TopK", 5),
-        ]
-    )  # fmt: skip
-    assert [part for _, part in found] == [
-        "embedding", "embedding", "blocks", "blocks", "blocks", "head", "scoring", "top_k",
-    ]  # fmt: skip
-
-
-def test_a_graph_without_a_body_has_neither_blocks_nor_head() -> None:
-    found = parts_of([ran("Gather"), ran("CumSum"), ran("Gemm", ROWS), ran("TopK", 5)])
-    assert [part for _, part in found] == ["embedding", "embedding", "scoring", "top_k"]
-
-
-def test_a_scan_in_pieces_and_its_re_rank_are_told_apart() -> None:
-    """No product covers the whole table: wide ones score, the narrow one that follows re-ranks."""
-    found = parts_of(
-        [
-            ran("RMSNormalization"), ran("MatMul"), ran("RMSNormalization"), ran("DynamicQuantizeLinear"),
-            ran("MatMulInteger", 32), ran("ReduceMax", 4), ran("MatMulInteger", 20), ran("TopK", 8),
-            ran("MatMul", 8), ran("TopK", 5),
-        ]
-    )  # fmt: skip
-    assert [part for _, part in found] == [
-        "blocks", "blocks", "head", "head", "scoring", "top_k", "scoring", "top_k", "top_k", "top_k",
-    ]  # fmt: skip
-
-
-def test_a_wide_product_within_the_blocks_does_not_score() -> None:
-    found = parts_of(
-        [ran("RMSNormalization"), ran("MatMul", ROWS), ran("RMSNormalization"), ran("Gemm", ROWS)]
-    )
-    assert [part for _, part in found] == ["blocks", "blocks", "head", "scoring"]
-
-
-def test_a_graph_that_only_makes_user_vectors_scores_nothing() -> None:
-    found = parts_of([ran("Gather"), ran("RMSNormalization"), ran("MatMul"), ran("RMSNormalization")])
-    assert [part for _, part in found] == ["embedding", "blocks", "blocks", "head"]
-
-
-def test_flops_of_a_product_come_from_its_shapes() -> None:
-    assert Ran("MatMul", 1, ((2, 3, 5),), ((2, 3, 7),)).flops == 2 * 2 * 3 * 7 * 5
-    assert Ran("MatMul", 1, ((),), ()).flops == 0 == Ran("MatMul", 1, (), ((3,),)).flops
-
-
-def test_runs_of_one_call_are_added() -> None:
-    run = [ran("RMSNormalization", ns=3), ran("MatMul", ns=5), ran("LayerNormalization", ns=7)]
-    found = apart([run, run], ROWS)
-    assert found.parts == {"blocks": 16, "head": 14}
-    assert (found.product_ns, found.product_flops) == (10, 2 * 2 * 4 * 16 * 16)
-
-
 QUICK = ("llama", "sasrec-post")
 FAMILIES = [
     name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
     for name in ("llama", "qwen3", "gemma2", "phi3", "gpt2", "gpt_neox", "sasrec", "sasrec-post")
 ]
+
+
+def test_variants_of_one_small_catalogue_are_split_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Item vectors of 16 beside 41 rows: the projection is wide for a product that does not score."""
+    config = LlmConfig(family="llama", layers=1, hidden=16, heads=2, item_dim=16)
+    model = build_model(config, n_items=N_ITEMS, max_length=12, seed=1).eval()
+    prepared = prepared_from(tmp_path / "data", cyclic_histories(30, N_ITEMS, 12), N_ITEMS)
+    make_artifact(model, tmp_path / "artifact", prepared, variants=["fast", "scan-int8"])
+    seen: list[list[list[Ran]]] = []
+    monkeypatch.setattr(trace_onnx, "apart", lambda runs, rows: seen.append(runs))
+    for variant in ("fp32", "fast", "scan-int8"):
+        trace = OnnxTrace(functools.partial(open_scorer, tmp_path / "artifact", variant=variant, threads=1))
+        trace.call(full(9), 5)
+        trace.ended(ROWS)
+        runs = seen.pop()
+        told = [
+            pair
+            for run, own in zip(runs, placed(runs, ROWS), strict=True)
+            for pair in zip(run, own, strict=True)
+        ]
+        made = {
+            part: {each.columns for each, own in told if own == part and each.is_product}
+            for part in ("head", "scoring")
+        }
+        assert made == {"head": {16}, "scoring": {ROWS if variant == "fp32" else 128}}
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -180,6 +140,18 @@ def test_a_profile_that_misses_runs_is_not_used(graph: Graph) -> None:
     trace.call(HistoryArrays(left_padded(2, 3)), 5)
     trace.sessions[0].runs += 1
     assert trace.ended(ROWS) is None
+
+
+def test_a_profile_that_is_not_whole_is_told_of(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its sessions are there: that is another matter than a scorer without any."""
+    ref = ScorerRef("x", "artifact", "onnxruntime", graph("popularity"), f"{__name__}:open_session")
+    child = TakenApart(ref, device="cpu", threads=1)
+    batches = [HistoryArrays(left_padded(2, 3))]
+    whole = child.split(batches, k=5, calls=1, seconds=1e-9, rows=ROWS)
+    assert whole["parts"] and not whole["overflowed"]
+    monkeypatch.setattr(OnnxTrace, "ended", lambda *_, **__: None)
+    cut = child.split(batches, k=5, calls=1, seconds=1e-9, rows=ROWS)
+    assert cut["parts"] is None and cut["overflowed"]
 
 
 def test_sessions_are_plain_again_afterwards(tmp_path: Path, graph: Graph) -> None:

@@ -9,7 +9,7 @@ import pytest
 from export.artifact import keep_variants
 from export.int8_body import quantize_body
 from export.refresh import refresh_items
-from export.runtime import Artifact
+from export.runtime import Artifact, read_manifest
 from recommender.data.prepared import Prepared
 from recommender.errors import StageError
 from recommender.models.interface import SequentialRecommender
@@ -25,6 +25,17 @@ def make(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Callab
         return make_artifact(model, folder, prepared, variants=("fast", "int8-body"), int8_users=users)
 
     return made
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "sasrec"])
+def test_the_bytes_that_a_call_has_to_read_are_no_more_than_are_stored(
+    family: str, make: Callable[..., Path]
+) -> None:
+    folder = make(tiny_model(family))
+    cost = read_manifest(folder)["variants"][-1]["cost"]
+    read = sum(cost["parts"][part]["bytes"].get("call", 0) for part in ("embedding", "blocks", "head"))
+    stored = onnx.load(folder / "body-int8.onnx").graph.initializer
+    assert 0 < read <= sum(onnx.numpy_helper.to_array(entry).nbytes for entry in stored)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "sasrec"])

@@ -191,6 +191,19 @@ def test_a_variant_with_smaller_weights_reads_less(name: str, precision: str) ->
     assert (light.precision, light.table_precision) == (precision, precision)
 
 
+@pytest.mark.parametrize("name", ["llama", "gpt2", "sasrec"])
+@pytest.mark.parametrize("precision", ["int8", "bf16", "fp32"])
+def test_the_maps_around_the_blocks_are_as_light_as_those_within(name: str, precision: str) -> None:
+    """An int8 body has its projections in int8, too: a bound with 4 bytes for them were none."""
+    model = model_of(name)
+    plain, light = formulas_of(model), formulas_of(model, precision=precision)
+    maps = {"embedding": 8 * 32, "head": 32 * 8} if name != "sasrec" else {"embedding": 0, "head": 0}
+    for part, weights in maps.items():
+        before, after = (each.parts[part].bytes.get("call", 0) for each in (plain, light))  # type: ignore[index]
+        assert before - after == weights * (4 - WIDTHS[precision])
+        assert plain.parts[part].products == light.parts[part].products  # type: ignore[index]
+
+
 def test_a_model_in_half_precision_says_so() -> None:
     half = formulas_of(model_of("llama").to(torch.bfloat16))
     whole = formulas_of(model_of("llama"))
