@@ -102,10 +102,9 @@ def _parsed(
         return reading(file, lambda: pl.read_ndjson(io.BytesIO(block), schema=schema))
     separator = "\t" if format_of(file) == "tsv" else ","
     content = io.BytesIO(header + block)
-    return reading(
-        file,
-        lambda: pl.read_csv(content, separator=separator, infer_schema=False, columns=list(columns)),
-    ).select(columns)
+    # All columns, wanted or not: in one that is skimmed, a stray quote swallows rows without a word.
+    frame = reading(file, lambda: pl.read_csv(content, separator=separator, infer_schema=False))
+    return frame.select(columns)
 
 
 def _schema(file: Path, block: bytes) -> dict[str, pl.DataType]:

@@ -115,3 +115,44 @@ def test_a_quote_that_is_never_closed_does_not_read_the_whole_file(
     (tmp_path / "t.csv").write_text('user,item\n1,"2\n' + "3,4\n" * 1000)
     with pytest.raises(InputError, match="a quote that is not closed"):
         list(pieces(tmp_path / "t.csv", ["user", "item"]))
+
+
+STRAY = st.text(st.sampled_from('ab"'), max_size=4).map(lambda text: f"x{text}")
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    rows=st.lists(st.tuples(STRAY, STRAY), min_size=1, max_size=30),
+    size=st.integers(1, 60),
+    ending=st.sampled_from(["csv", "tsv"]),
+    place=st.integers(0, 2),
+)
+def test_stray_quotes_in_columns_that_nobody_reads_never_lose_a_row(
+    rows: list[tuple[str, str]], size: int, ending: str, place: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    file = tmp_path_factory.mktemp("pieces") / f"table.{ending}"
+    lines = [("a", "b"), *rows]
+    ids = ["id", *(str(n) for n in range(len(rows)))]
+    cells = [[*line[:place], name, *line[place:]] for name, line in zip(ids, lines, strict=True)]
+    file.write_text("".join((("," if ending == "csv" else "\t").join(line)) + "\n" for line in cells))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "PIECE_BYTES", size)
+        try:
+            frames, _ = read(file, ["id"])
+        except InputError:
+            assert any('"' in cell for row in rows for cell in row)
+            return
+    assert pl.concat(frames)["id"].to_list() == ids[1:]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ['u1,i1,5" pipe', "u2,i2,ok", 'u3,i3,6" x', "u4,i4,z"],
+        ['u1,i1,"abc', "u2,i2,x", 'u3,i3,d"ef', "u4,i4,z"],
+    ],
+)
+def test_a_stray_quote_is_told_with_what_to_do(tmp_path: Path, lines: list[str]) -> None:
+    (tmp_path / "t.csv").write_text("\n".join(["user,item,note", *lines, ""]))
+    with pytest.raises(InputError, match=r"t\.csv: cannot be read[\s\S]*between quotes and double it"):
+        read(tmp_path / "t.csv", ["user", "item"])
