@@ -8,8 +8,10 @@ A part is written beside its name, synced and renamed, so a kill at any moment c
 nothing else. At the end all parts are joined into a file beside the output, which then takes its name.
 """
 
+import errno
 import io
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,10 +23,14 @@ import polars as pl
 from recommender.data.readers import format_of
 from recommender.errors import InputError, StageError, is_disk_full
 from recommender.files import read_json, write_json
-from recommender.lock import locked
+from recommender.lock import LOCK, locked
 
 SCHEMA = 1
 ROW_GROUP = 1 << 17
+SHOWN = 3
+PART = r"[0-9]{12}-[0-9]{12}\.(csv|tsv|jsonl|parquet)"
+LEFT = rf"\.({PART}|joined\.\w+|progress\.json\.[0-9]+|hashes\w*)\.tmp"  # by a kill
+OURS = re.compile(rf"\.lock|progress\.json|{PART}|{LEFT}")
 FRESH = "--fresh forgets what is there and starts anew"
 
 
@@ -52,20 +58,34 @@ class Parts:
     def held(self) -> Iterator[None]:
         """Hold the folder alone, made if need be; one in which nothing was begun goes away again.
 
-        Raises InputError where it cannot be made, StageError when another process holds it.
+        Raises InputError where it cannot be made or is not ours, StageError when another process holds it.
         """
-        try:
-            self.folder.mkdir(exist_ok=True)
-        except OSError as error:
-            raise InputError(
-                f"cannot be made: {error.strerror}", where=str(self.folder), fix="choose another --output"
-            ) from error
+        self._refuse_foreign()
         with locked(self.folder, fix="wait for it, or choose another --output"):
             try:
                 yield
             finally:
-                if self.folder.exists() and not self.record.exists():
-                    shutil.rmtree(self.folder)
+                if not self.record.exists():
+                    self._remove()
+
+    def _refuse_foreign(self) -> None:
+        """Raise InputError for a folder with files of somebody else in which no job of ours was begun."""
+        try:
+            foreign = [] if self.record.exists() else self._foreign()
+        except OSError as error:
+            raise InputError(
+                f"cannot be read: {error.strerror}", where=str(self.folder), fix="choose another --output"
+            ) from error
+        if foreign:
+            raise InputError(
+                f"is needed for the job, but holds other files: {', '.join(foreign[:SHOWN])}",
+                where=str(self.folder),
+                fix="move them away, or choose another --output",
+            )
+
+    def _foreign(self) -> list[str]:
+        there = self.folder.iterdir() if self.folder.is_dir() else ()
+        return sorted(path.name for path in there if not OURS.fullmatch(path.name))
 
     def read(self) -> dict[str, Any] | None:
         """The record of a job that was begun, or None. Raises InputError when it is not ours to read."""
@@ -96,7 +116,7 @@ class Parts:
     def sweep(self) -> int:
         """How many users are done; what a kill left half-written is removed."""
         users = 0
-        for file in sorted(self._files()):
+        for file in self._files():
             start, stop = _span(file)
             if start == users < stop:
                 users = stop
@@ -133,7 +153,7 @@ class Parts:
         self.drop()
 
     def _join(self, temporary: Path, columns: pl.DataFrame) -> None:
-        files = sorted(file for file in self._files() if not _is_left(file))
+        files = [file for file in self._files() if not _is_left(file)]
         if self.kind == "parquet":
             lazy = pl.scan_parquet(files, glob=False)
             lazy.sink_parquet(temporary, row_group_size=ROW_GROUP, maintain_order=True)
@@ -148,14 +168,30 @@ class Parts:
             _sync(file)
 
     def drop(self) -> None:
-        """Remove the folder, its record last but the lock: a kill never leaves parts that nobody knows."""
+        """Remove the parts, then the record: a kill never leaves parts that nobody knows. Then the folder."""
         for file in self._files():
             file.unlink()
         self.record.unlink(missing_ok=True)
-        shutil.rmtree(self.folder)
+        self._remove()
 
-    def _files(self) -> Iterator[Path]:
-        return (file for file in self.folder.iterdir() if file.suffix == f".{self.kind}" or _is_left(file))
+    def _remove(self) -> None:
+        """Remove what is ours, and the folder unless somebody has put something of their own into it."""
+        if not self.folder.is_dir():
+            return
+        for file in self._files():
+            file.unlink()
+        if not self._foreign():
+            (self.folder / LOCK).unlink(missing_ok=True)
+            try:
+                self.folder.rmdir()
+            except OSError as error:
+                if error.errno != errno.ENOTEMPTY:  # another job took the folder over in this moment
+                    raise
+
+    def _files(self) -> list[Path]:
+        """Parts and what a kill left of them."""
+        files = (file for file in self.folder.iterdir() if OURS.fullmatch(file.name))
+        return sorted(file for file in files if file.name not in (self.record.name, LOCK))
 
 
 def fingerprint(file: Path) -> list[int]:

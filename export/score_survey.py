@@ -64,7 +64,7 @@ def survey(
     """
     users = interactions = empty = unknown = touched = missing = 0
     names: Counter[str] = Counter()
-    with writing(folder), tempfile.TemporaryFile(dir=folder) as hashes:
+    with writing(folder), tempfile.TemporaryFile(prefix=".hashes", suffix=".tmp", dir=folder) as hashes:
         for histories in found():
             batch, strange = catalogue.rows_of(histories)
             hashes.write(histories.users.hash().to_numpy().tobytes())

@@ -238,3 +238,40 @@ def test_two_jobs_do_not_write_the_same_output(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(fcntl, "lockf", taken)
     with pytest.raises(StageError, match=r"another recpress is working[\s\S]*another --output"):
         score(Circle(), source, tmp_path / "top.csv")
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_a_folder_of_somebody_else_is_refused_and_nothing_in_it_is_touched(
+    tmp_path: Path, wrong: bool
+) -> None:
+    source = write_lines(tmp_path / "users.csv", {"a": ["i999" if wrong else "i1"]})
+    folder = tmp_path / "top.csv.parts"
+    folder.mkdir()
+    for name in ("thesis.txt", "other.csv", "1-2.csv"):
+        (folder / name).write_text(name)
+    with pytest.raises(
+        InputError, match=r"parts: .*other files: 1-2\.csv, other\.csv, thesis\.txt"
+    ) as caught:
+        score(Circle(), source, tmp_path / "top.csv", fresh=wrong)
+    assert "another --output" in str(caught.value) and caught.value.exit_code == 2
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {
+        name: name for name in ("thesis.txt", "other.csv", "1-2.csv")
+    }
+    assert left_in(tmp_path) == {"users.csv", "top.csv.parts"}
+
+
+def test_what_somebody_puts_beside_the_parts_outlives_the_job(tmp_path: Path) -> None:
+    source = write_lines(tmp_path / "users.csv", made_up(40))
+    output = stopped(tmp_path, source, Options(k=3, batch=9))
+    folder = output.with_name("top.parquet.parts")
+    (folder / "notes.parquet").write_text("mine")
+    assert score(Circle(), source, output, Options(k=3, batch=9)).resumed_after == 18
+    assert len(rows_of(output)) == 3 * 40
+    assert {"notes.parquet"} <= left_in(folder) <= {"notes.parquet", ".lock"}
+
+
+def test_an_empty_folder_of_that_name_does_no_harm(tmp_path: Path) -> None:
+    source = write_lines(tmp_path / "users.csv", made_up(4))
+    (tmp_path / "top.csv.parts").mkdir()
+    score(Circle(), source, tmp_path / "top.csv")
+    assert left_in(tmp_path) == {"users.csv", "top.csv"}
