@@ -34,7 +34,7 @@ class Options:
     unknown: Literal["error", "skip"] = "error"  # items that the artifact does not know
     duplicates: Duplicates | None = None  # repeated items of a user; None: as in the data it was trained on
     lists: bool = False  # one row per user, in place of one per recommended item
-    batch: int = 4096  # users; it changes no answer, and may change from start to start
+    batch: int = 4096  # users; may change from start to start, unless the variant lets users share scales
 
     def settled(self, artifact: Answering, files: Sequence[Path]) -> "Options":
         """The same with nothing left open. Raises InputError when a log has no such order column."""
@@ -45,8 +45,16 @@ class Options:
         trained = artifact.manifest.get("recipe", {}).get("data", {}).get("duplicates", "keep")
         return replace(self, layout=layout, mask_seen=mask, duplicates=self.duplicates or trained)
 
+    def identity(self, artifact: Answering) -> dict[str, Any]:
+        """What the output hangs on: the batch too where the answers of a user hang on who else is in a call.
+
+        Elsewhere it changes scores in their last digit at most.
+        """
+        shared = artifact.users_per_call is not None and artifact.users_per_call > 1
+        return self.as_json() | ({"batch": self.batch} if shared else {})
+
     def as_json(self) -> dict[str, Any]:
-        """What the output hangs on, as plain data."""
+        """All but the batch, as plain data."""
         values = asdict(self)
         del values["batch"]
         return values | {"layout": {"kind": type(self.layout).__name__.lower(), **values["layout"]}}
@@ -137,7 +145,7 @@ def _begun(work: _Work, fresh: bool) -> dict[str, Any] | None:
     """The record of this job, if it was begun; another job's is refused."""
     record = None if fresh else work.parts.read()
     if record is not None:
-        options = work.options.as_json()
+        options = work.options.identity(work.artifact)
         refuse_other(record["identity"], work.artifact, work.files, options, work.parts.folder)
     return record
 
@@ -147,7 +155,7 @@ def _begin(work: _Work, fresh: bool) -> dict[str, Any]:
     output, options = work.parts.output, work.options
     replaces = fingerprint(output) if fresh and output.exists() else None
     check_place(output, replaces)
-    identity = identity_of(work.artifact, work.files, options.as_json())
+    identity = identity_of(work.artifact, work.files, options.identity(work.artifact))
     work.progress("start", {"text": f"looking through {work.source.name}", "total": None})
     found = survey(work.read, work.catalogue, work.source, work.parts.folder, work.progress)
     if options.unknown == "error":

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from recommender.data.config import Columns
 from recommender.data.filters import chronological
-from recommender.data.pieces import Piece, columns_of, pieces, require_columns
+from recommender.data.pieces import Piece, check_columns, columns_of, pieces
 from recommender.data.read_log import as_numbers
 from recommender.data.readers import as_id
 from recommender.errors import InputError
@@ -63,10 +63,10 @@ def order_column(files: Sequence[Path], chosen: str | None) -> str | None:
     """
     if chosen == "file":
         return None
-    names = columns_of(files[0])
     if chosen is not None:
-        require_columns(files[0], [chosen], names)
+        check_columns(files[0], [chosen])
         return chosen
+    names = columns_of(files[0])
     return next((name for name in AUTO_ORDER if name in names), None)
 
 

@@ -309,7 +309,7 @@ def test_one_artifact_serves_many_threads(exported: Path) -> None:
 def test_texts_in_turn_are_those_one_by_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
-    ids = ["b", "ä", "", "aa", "日本", "a b", "Z", ""]
+    ids = ["b", "ä", "", "aa", "日本", "a b", "Z", "ü"]
     frame = pl.DataFrame({"item_id": ids, "title": ids})
     write_catalogue(tmp_path, frame, np.zeros((len(ids) + 1, 2), np.float32))
     monkeypatch.setattr(runtime, "TEXTS_AT_ONCE", at_once)

@@ -81,6 +81,20 @@ def test_another_batch_size_goes_on_and_no_user_is_lost_or_doubled(tmp_path: Pat
     assert rows_of(output) == plainly(Circle(), users, 3)
 
 
+@pytest.mark.parametrize("users_per_call", [1, 8])
+def test_another_batch_size_is_refused_where_users_of_a_call_change_each_others_answers(
+    tmp_path: Path, users_per_call: int
+) -> None:
+    source, artifact = write_lines(tmp_path / "users.csv", made_up(40)), Circle()
+    artifact.users_per_call = users_per_call
+    output = stopped(tmp_path, source, Options(k=3, batch=9), artifact)
+    if users_per_call > 1:
+        with pytest.raises(InputError, match="batch was 9, is 5"):
+            score(artifact, source, output, Options(k=3, batch=5))
+    batch = 5 if users_per_call == 1 else 9
+    assert score(artifact, source, output, Options(k=3, batch=batch)).resumed_after == 18
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
