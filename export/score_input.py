@@ -6,6 +6,7 @@ who runs over the end of a piece waits for the next one.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,6 +55,22 @@ class Interactions:
 
 
 Layout = Lines | Interactions
+
+
+def check_layout(layout: Layout) -> None:
+    """Raise InputError when one column is to be two things."""
+    if isinstance(layout, Lines):
+        roles = {"user": layout.user, "history": layout.history}
+    else:
+        roles = {"user": layout.user, "item": layout.item}
+        roles |= {} if layout.order_by is None else {"order-by": layout.order_by}
+    for (first, one), (second, other) in combinations(roles.items(), 2):
+        if one == other:
+            raise InputError(
+                f"{one!r} is named as two columns",
+                where=f"--{first} and --{second}",
+                fix="give each its own column",
+            )
 
 
 def order_column(files: Sequence[Path], chosen: str | None) -> str | None:

@@ -43,15 +43,25 @@ def format_of(path: Path) -> str | None:
 def files_of(path: Path) -> tuple[Path, ...]:
     """The data files that a path stands for: itself, or those of a folder in sorted order.
 
-    Raises InputError when nothing there can be read.
+    Raises InputError when nothing there can be read, and for what is no file, such as a pipe: data are read
+    more than once.
     """
-    if path.is_dir():
-        files = tuple(file for file in sorted(path.iterdir()) if file.is_file() and _is_data(file))
-        if not files:
-            raise InputError("the folder holds no data file", where=str(path), fix=f"known endings: {KNOWN}")
-        return files
-    if not path.exists():
-        raise InputError("file not found", where=str(path), fix=f"relative paths start at {Path.cwd()}")
+    try:
+        if path.is_dir():
+            files = tuple(file for file in sorted(path.iterdir()) if file.is_file() and _is_data(file))
+            if not files:
+                raise InputError(
+                    "the folder holds no data file", where=str(path), fix=f"known endings: {KNOWN}"
+                )
+            return files
+        if not path.exists():
+            raise InputError("file not found", where=str(path), fix=f"relative paths start at {Path.cwd()}")
+        if not path.is_file():
+            raise InputError(
+                "is neither a file nor a folder", where=str(path), fix="write its content to a file first"
+            )
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", where=str(path)) from error
     if format_of(path) is None:
         raise InputError(f"unknown file type {path.name!r}", where=str(path), fix=f"known endings: {KNOWN}")
     return (path,)

@@ -75,6 +75,17 @@ def test_what_cannot_be_a_log_is_refused_with_its_path(tmp_path: Path, name: str
     assert str(tmp_path / name) in str(error.value) and error.value.exit_code == 2
 
 
+def test_a_folder_that_may_not_be_listed_is_an_input_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    with pytest.raises(InputError, match="cannot be read: Permission denied"):
+        files_of(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet"])
 def test_an_empty_file_is_called_empty(tmp_path: Path, name: str) -> None:
     file = tmp_path / name
