@@ -9,6 +9,7 @@ from typing import IO
 from recommender.errors import InputError, StageError
 
 LOCK = ".lock"
+ATTEMPTS = 100  # where others remove the folder meanwhile
 
 
 @contextmanager
@@ -23,36 +24,37 @@ def locked(
     """
     import fcntl  # not on Windows, where recipes can at least be read
 
-    while True:
-        with _opened(folder) as file:
+    taken = StageError("another recpress is working in this folder", where=str(folder), fix=fix)
+    for _ in range(ATTEMPTS):
+        file = _opened(folder)
+        if file is None:
+            continue
+        with file:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                raise StageError(
-                    "another recpress is working in this folder",
-                    where=str(folder),
-                    fix=fix,
-                ) from error
+                raise taken from error
             if _is_there(file, folder / LOCK):
                 yield
                 return
+    raise taken  # whoever it is removes the folder again and again
 
 
-def _opened(folder: Path) -> IO[str]:
-    while True:
-        try:
-            folder.mkdir(exist_ok=True)
-            return (folder / LOCK).open("a")
-        except FileNotFoundError as error:
-            if not folder.parent.is_dir():
-                raise InputError("no such folder", where=str(folder.parent)) from error
-            # Whoever held the folder has removed it in this moment.
-        except OSError as error:
-            raise InputError(
-                f"cannot be worked in: {error.strerror}",
-                where=str(folder),
-                fix="choose another place, or let yourself write there",
-            ) from error
+def _opened(folder: Path) -> IO[str] | None:
+    """The lock's file; None when whoever held the folder has removed it in this moment."""
+    try:
+        folder.mkdir(exist_ok=True)
+        return (folder / LOCK).open("a")
+    except FileNotFoundError as error:
+        if not folder.parent.is_dir():
+            raise InputError("no such folder", where=str(folder.parent)) from error
+        return None
+    except OSError as error:
+        raise InputError(
+            f"cannot be worked in: {error.strerror}",
+            where=str(folder),
+            fix="choose another place, or let yourself write there",
+        ) from error
 
 
 def _is_there(file: IO[str], path: Path) -> bool:

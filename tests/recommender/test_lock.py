@@ -41,6 +41,14 @@ def test_a_lock_on_a_removed_file_does_not_count(tmp_path: Path, monkeypatch: py
         assert len(locks) == 2 and (folder / ".lock").is_file()
 
 
+def test_a_folder_that_is_removed_again_and_again_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "mkdir", lambda *_, **__: None)
+    with pytest.raises(StageError, match="another recpress"), locked(tmp_path / "job"):
+        pass
+
+
 @pytest.mark.parametrize("where", ["mkdir", "open"])
 def test_a_folder_of_another_owner_is_an_input_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
