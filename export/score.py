@@ -135,8 +135,7 @@ def score(
 ) -> Scored:
     """Score all users of `source` (a file or a folder of files) into `output`; goes on after a kill.
 
-    `fresh`: replace the output if it is there, and forget an earlier job of it; but the same job, begun with
-    `fresh` as well, goes on.
+    `fresh`: replace the output, and forget an earlier job of it; the same one, begun with `fresh`, goes on.
     Raises InputError (nothing is written) for whatever is wrong with the input, the output's place or the
     options, and when an earlier job of this output was another one; StageError when the disk is full.
     """
