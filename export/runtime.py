@@ -19,6 +19,7 @@ import sys
 import threading
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypedDict, overload
 
@@ -36,6 +37,7 @@ USERS_PER_PRODUCT = 64  # user vectors that are scored together
 SCORES_PER_CALL = 32_000_000  # 128 MB of scores: bounds the batch where the catalogue is large
 CANDIDATES_PER_CALL = 4_000_000  # values of gathered item vectors: 16 MB
 MASKED_PER_SEARCH = 1000  # rows to mask beyond which a user is scored in full instead
+TEXTS_AT_ONCE = 1 << 16  # that are read when all are wanted
 SHOWN = 3  # unknown ids that are named
 NEIGHBOURS = 200  # ids that are looked through for one that an unknown id may have meant
 
@@ -161,6 +163,13 @@ class Texts(Sequence[str]):
             return [self[place] for place in range(*index.indices(len(self)))]
         place = range(len(self))[index]
         return self._bytes[self._starts[place] : self._starts[place + 1]].tobytes().decode("utf-8")
+
+    def __iter__(self) -> Iterator[str]:
+        for first in range(0, len(self), TEXTS_AT_ONCE):  # several times faster than one by one
+            starts = self._starts[first : first + TEXTS_AT_ONCE + 1]
+            content = self._bytes[starts[0] : starts[-1]].tobytes()
+            for start, stop in pairwise((starts - starts[0]).tolist()):
+                yield content[start:stop].decode("utf-8")
 
 
 class Rows(Mapping[str, int]):

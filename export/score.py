@@ -6,19 +6,27 @@ the same batches, so its output is that of a job that was left alone.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 from export.score_answers import Answering, Form, answers, no_answers
-from export.score_input import Histories, Interactions, Layout, Lines, histories, order_column
-from export.score_job import check_job, check_place, identity_of, refuse_other, stats_of
+from export.score_input import (
+    Histories,
+    Interactions,
+    Layout,
+    Lines,
+    check_layout,
+    histories,
+    order_column,
+)
+from export.score_job import check_identity, check_job, check_place, identity_of, refuse_other, stats_of
 from export.score_known import Batch, Catalogue, Duplicates, batches
 from export.score_parts import Parts, fingerprint
 from export.score_survey import Survey, refuse_unknown, survey
 from recommender.data.readers import files_of
-from recommender.errors import StageError
+from recommender.errors import InputError, StageError
 from recommender.stage import Progress, silent
 
 LINES = Lines()
@@ -34,25 +42,49 @@ class Options:
     unknown: Literal["error", "skip"] = "error"  # items that the artifact does not know
     duplicates: Duplicates | None = None  # repeated items of a user; None: as in the data it was trained on
     lists: bool = False  # one row per user, in place of one per recommended item
-    batch: int = 4096  # users; it changes no answer, and may change from start to start
+    batch: int = 4096  # users; may change from start to start, unless the variant lets users share scales
 
     def settled(self, artifact: Answering, files: Sequence[Path]) -> "Options":
-        """The same with nothing left open. Raises InputError when a log has no such order column."""
+        """The same with nothing left open.
+
+        Raises InputError when a log has no such order column, or when a column is to be two things.
+        """
         layout = self.layout
+        check_layout(layout)
         if isinstance(layout, Interactions):
             layout = replace(layout, order_by=order_column(files, layout.order_by))
         mask = bool(artifact.manifest["mask_seen"]) if self.mask_seen is None else self.mask_seen
-        trained = artifact.manifest.get("recipe", {}).get("data", {}).get("duplicates", "keep")
-        return replace(self, layout=layout, mask_seen=mask, duplicates=self.duplicates or trained)
+        kept = self.duplicates or _duplicates_of(artifact.manifest)
+        return replace(self, layout=layout, mask_seen=mask, duplicates=kept)
+
+    def identity(self, artifact: Answering) -> dict[str, Any]:
+        """What the output hangs on: the batch too where the answers of a user hang on who else is in a call.
+
+        Elsewhere it changes scores in their last digit at most.
+        """
+        shared = artifact.users_per_call is not None and artifact.users_per_call > 1
+        return self.as_json() | ({"batch": self.batch} if shared else {})
 
     def as_json(self) -> dict[str, Any]:
-        """What the output hangs on, as plain data."""
+        """All but the batch, as plain data."""
         values = asdict(self)
         del values["batch"]
         return values | {"layout": {"kind": type(self.layout).__name__.lower(), **values["layout"]}}
 
 
 AS_TRAINED = Options()
+
+
+def _duplicates_of(manifest: Mapping[str, Any]) -> Duplicates:
+    """What stayed of repeated items in training. Raises InputError for what this version does not know."""
+    kept = ((manifest.get("recipe") or {}).get("data") or {}).get("duplicates") or "keep"
+    if kept not in get_args(Duplicates):
+        raise InputError(
+            f"its recipe treats duplicates in an unknown way, {kept!r}",
+            where="artifact",
+            fix=f"say it with --duplicates {', '.join(get_args(Duplicates))}",
+        )
+    return cast(Duplicates, kept)
 
 
 @dataclass(frozen=True)
@@ -103,7 +135,7 @@ def score(
 ) -> Scored:
     """Score all users of `source` (a file or a folder of files) into `output`; goes on after a kill.
 
-    `fresh`: forget an earlier job of this output, and replace the output itself if it is there.
+    `fresh`: replace the output, and forget an earlier job of it; the same one, begun with `fresh`, goes on.
     Raises InputError (nothing is written) for whatever is wrong with the input, the output's place or the
     options, and when an earlier job of this output was another one; StageError when the disk is full.
     """
@@ -121,10 +153,10 @@ def score(
             return Scored(output, options, found, found.users, time.monotonic() - started)
         check_place(output, record["replaces"])
         done = parts.sweep()
-        _score_rest(work, found, done)
-        if stats_of(files) != stats:
+        if _score_rest(work, found, done) != found.users or stats_of(files) != stats:
+            parts.drop()  # some of them are of the old content, some of the new one
             raise StageError(
-                "the input changed while it was read", where=str(source), fix="start anew: --fresh"
+                "the input changed while it was read", where=str(source), fix="give the same command again"
             )
         check_place(output, record["replaces"])
         progress("note", {"text": f"joining the parts into {output.name}"})
@@ -134,29 +166,41 @@ def score(
 
 
 def _begun(work: _Work, fresh: bool) -> dict[str, Any] | None:
-    """The record of this job, if it was begun; another job's is refused."""
-    record = None if fresh else work.parts.read()
-    if record is not None:
-        options = work.options.as_json()
-        refuse_other(record["identity"], work.artifact, work.files, options, work.parts.folder)
-    return record
+    """The record of this job, if it was begun; another job's is refused, or forgotten with `fresh`."""
+    try:
+        record = work.parts.read(_check)
+        if record is not None:
+            options = work.options.identity(work.artifact)
+            refuse_other(record["identity"], work.artifact, work.files, options, work.parts.folder)
+    except InputError:
+        if not fresh:
+            raise
+        return None
+    if record is None or not fresh:
+        return record
+    return work.parts.replacing(record) if record["fresh"] else None
+
+
+def _check(record: Mapping[str, Any]) -> None:
+    _ = Survey.from_json(record["survey"]).users + 0
+    check_identity(record["identity"])
 
 
 def _begin(work: _Work, fresh: bool) -> dict[str, Any]:
     """Look through the input and write down what the job is."""
     output, options = work.parts.output, work.options
-    replaces = fingerprint(output) if fresh and output.exists() else None
-    check_place(output, replaces)
-    identity = identity_of(work.artifact, work.files, options.as_json())
+    if not fresh:
+        check_place(output, None)
+    identity = identity_of(work.artifact, work.files, options.identity(work.artifact))
     work.progress("start", {"text": f"looking through {work.source.name}", "total": None})
     found = survey(work.read, work.catalogue, work.source, work.parts.folder, work.progress)
     if options.unknown == "error":
         refuse_unknown(found, work.artifact.item_ids, work.source)
-    return work.parts.begin(identity, found.as_json(), replaces)
+    return work.parts.begin(identity, found.as_json(), fresh=fresh)
 
 
-def _score_rest(work: _Work, found: Survey, done: int) -> None:
-    """Score and store all users but the first `done`."""
+def _score_rest(work: _Work, found: Survey, done: int) -> int:
+    """Score and store all users but the first `done`; gives how many there are with them."""
     options = work.options
     work.progress("note", {"text": _described(found, done)})
     work.progress("start", {"text": "scoring", "total": found.users, "done": done})
@@ -171,12 +215,7 @@ def _score_rest(work: _Work, found: Survey, done: int) -> None:
         rate = (at - done) / max(time.monotonic() - started, 1e-9)
         step = {"step": at, "total": found.users, "text": f"scoring, {rate:,.0f} users/s"}
         work.progress("step", step | {"seconds_left": (found.users - at) / rate})
-    if at != found.users:
-        raise StageError(
-            f"the input held {found.users:,} users and now holds {at:,}",
-            where=str(work.source),
-            fix="--fresh",
-        )
+    return at
 
 
 def _known(work: _Work) -> Iterator[Batch]:

@@ -24,6 +24,7 @@ class Answering(Protocol):
     variant: str
     limit: int  # the longest list that it answers
     max_length: int  # the longest history that it reads
+    users_per_call: int | None  # at most so many share the scales of an 8-bit body; None: nothing is shared
 
     @property
     def item_ids(self) -> Sequence[str]:

@@ -6,6 +6,7 @@ who runs over the end of a piece waits for the next one.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from recommender.data.config import Columns
 from recommender.data.filters import chronological
-from recommender.data.pieces import Piece, columns_of, pieces, require_columns
+from recommender.data.pieces import Piece, check_columns, columns_of, pieces
 from recommender.data.read_log import as_numbers
 from recommender.data.readers import as_id
 from recommender.errors import InputError
@@ -56,6 +57,22 @@ class Interactions:
 Layout = Lines | Interactions
 
 
+def check_layout(layout: Layout) -> None:
+    """Raise InputError when one column is to be two things."""
+    if isinstance(layout, Lines):
+        roles = {"user": layout.user, "history": layout.history}
+    else:
+        roles = {"user": layout.user, "item": layout.item}
+        roles |= {} if layout.order_by is None else {"order-by": layout.order_by}
+    for (first, one), (second, other) in combinations(roles.items(), 2):
+        if one == other:
+            raise InputError(
+                f"{one!r} is named as two columns",
+                where=f"--{first} and --{second}",
+                fix="give each its own column",
+            )
+
+
 def order_column(files: Sequence[Path], chosen: str | None) -> str | None:
     """What orders the histories of a log: the chosen column ('file': none), else time or position.
 
@@ -63,10 +80,10 @@ def order_column(files: Sequence[Path], chosen: str | None) -> str | None:
     """
     if chosen == "file":
         return None
-    names = columns_of(files[0])
     if chosen is not None:
-        require_columns(files[0], [chosen], names)
+        check_columns(files[0], [chosen])
         return chosen
+    names = columns_of(files[0])
     return next((name for name in AUTO_ORDER if name in names), None)
 
 

@@ -1,6 +1,7 @@
 """What makes two starts of a scoring job the same job, and what is wrong with one before it begins."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ def check_job(artifact: Answering, source: Path, output: Path, form: Form, k: in
         )
     if batch < 1:
         raise InputError(f"a batch of {batch} users", where="--batch", fix="give 1 or more")
-    if output.is_dir():
-        raise InputError("is a folder", where=str(output), fix="name a file with --output")
+    if output.exists() and not output.is_file():
+        raise InputError("is no file", where=str(output), fix="name a file with --output")
     if not output.parent.is_dir():
         raise InputError(
             "no such folder", where=str(output.parent), fix="make it, or choose another --output"
@@ -49,21 +50,47 @@ def check_place(output: Path, replaces: list[int] | None) -> None:
 
 
 def stats_of(files: Sequence[Path]) -> list[dict[str, Any]]:
-    """Name, size and time of change of the input's files."""
-    return [
-        {"name": file.name, "size": file.stat().st_size, "mtime_ns": file.stat().st_mtime_ns}
-        for file in files
-    ]
+    """Name, path, size and time of change of the input's files. Raises InputError for one out of reach."""
+    found = []
+    for file in files:
+        with _readable(file):
+            stat = file.stat()
+        entry = {"name": file.name, "path": str(file.resolve())}
+        found.append(entry | {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns})
+    return found
+
+
+def _sha256(file: Path) -> str:
+    with _readable(file):
+        return sha256_file(file)
+
+
+@contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"cannot be read: {error.strerror}", where=str(file), fix="let yourself read it"
+        ) from error
 
 
 def identity_of(artifact: Answering, files: Sequence[Path], options: Mapping[str, Any]) -> dict[str, Any]:
     """What the output hangs on: the files with their SHA-256, the artifact's manifest, the options."""
     described = zip(stats_of(files), files, strict=True)
     return {
-        "files": [stat | {"sha256": sha256_file(file)} for stat, file in described],
+        "files": [stat | {"sha256": _sha256(file)} for stat, file in described],
         "artifact": _artifact(artifact),
         "options": dict(options),
     }
+
+
+def check_identity(identity: Mapping[str, Any]) -> None:
+    """Raise LookupError or TypeError for what `identity_of` cannot have given."""
+    for file in identity["files"]:
+        _ = str(file["name"]), str(file["path"]), file["size"] + file["mtime_ns"], str(file["sha256"])
+    _ = identity["artifact"]["manifest"], identity["artifact"]["variant"]
+    _ = _flat(identity["options"])
 
 
 def refuse_other(
@@ -103,7 +130,7 @@ def _artifact(artifact: Answering) -> dict[str, str]:
 
 
 def _input_changes(begun: Sequence[Mapping[str, Any]], files: Sequence[Path]) -> list[str]:
-    """What changed of the input; a file that was only touched is known by its digest."""
+    """What changed of the input; a file that was only touched or moved is known by its digest."""
     now = stats_of(files)
     if [each["name"] for each in begun] != [each["name"] for each in now]:
         return [f"the input was {_names(begun)}, is {_names(now)}"]
@@ -111,7 +138,9 @@ def _input_changes(begun: Sequence[Mapping[str, Any]], files: Sequence[Path]) ->
     for old, new, file in zip(begun, now, files, strict=True):
         if old["size"] != new["size"]:
             changes.append(f"{file.name} had {old['size']:,} bytes, has {new['size']:,}")
-        elif old["mtime_ns"] != new["mtime_ns"] and sha256_file(file) != old["sha256"]:
+        elif (old["path"], old["mtime_ns"]) == (new["path"], new["mtime_ns"]):
+            continue
+        elif _sha256(file) != old["sha256"]:
             changes.append(f"{file.name} has another content")
     return changes
 

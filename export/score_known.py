@@ -37,7 +37,7 @@ class Catalogue:
     """The item ids of an artifact; row 1 first."""
 
     def __init__(self, item_ids: Sequence[str]) -> None:
-        self.ids = pl.Series("item_id", item_ids, dtype=pl.String)
+        self.ids = pl.Series("item_id", list(item_ids), dtype=pl.String)
         self._known = pl.Enum(self.ids)
 
     def rows_of(self, found: Histories, duplicates: Duplicates = "keep") -> tuple[Batch, Strange]:

@@ -8,6 +8,7 @@ import difflib
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -64,10 +65,12 @@ def survey(
     """
     users = interactions = empty = unknown = touched = missing = 0
     names: Counter[str] = Counter()
-    with writing(folder), tempfile.TemporaryFile(dir=folder) as hashes:
+    with _hashes_in(folder) as hashes:
         for histories in found():
             batch, strange = catalogue.rows_of(histories)
-            hashes.write(histories.users.hash().to_numpy().tobytes())
+            with writing(folder):
+                hashes.write(histories.users.hash().to_numpy().tobytes())
+                hashes.flush()
             users += len(batch.users)
             interactions += len(batch.rows)
             empty += int(np.count_nonzero(batch.lengths == 0))
@@ -78,10 +81,23 @@ def survey(
             progress("step", {"step": users, "total": None, "text": f"looking through {place.name}"})
         if not users:
             raise InputError("the file holds no users", where=str(place), fix="give a file with rows")
-        again = repeated(hashes, users)
+        with writing(folder):
+            again = repeated(hashes, users)
     if len(again):
         _refuse_repeats(found(), again, place)
     return Survey(users, interactions, empty, unknown, touched, missing, tuple(names.most_common(SHOWN)))
+
+
+@contextmanager
+def _hashes_in(folder: Path) -> Iterator[IO[bytes]]:
+    """A nameless file, whose faults are told as such."""
+    with writing(folder):
+        file = tempfile.TemporaryFile(prefix=".hashes", suffix=".tmp", dir=folder)  # noqa: SIM115
+    try:
+        yield file
+    finally:
+        with writing(folder):
+            file.close()
 
 
 def repeated(hashes: IO[bytes], count: int) -> UInt64:

@@ -91,7 +91,7 @@ def _items_1m(file: Path) -> pl.DataFrame:
 
 def _items_latest(file: Path) -> pl.DataFrame:
     names = {"movieId": "item_id", "title": "title", "genres": "categories"}
-    lazy = pl.scan_csv(file, infer_schema=False).select(pl.col(old).alias(new) for old, new in names.items())
+    lazy = scan(file).select(pl.col(old).alias(new) for old, new in names.items())
     return tidy(reading(file, lazy.collect))
 
 

@@ -13,6 +13,7 @@ from typing import IO, NamedTuple
 
 import polars as pl
 
+from recommender.data.json_pieces import json_frames, keys_of
 from recommender.data.readers import format_of, reading
 from recommender.errors import InputError, nearest
 
@@ -30,7 +31,7 @@ class Piece(NamedTuple):
 
 
 def columns_of(file: Path) -> list[str]:
-    """The names of a file's columns; of JSON lines, those of its first piece.
+    """The names of a file's columns; of JSON lines, the keys of its first piece.
 
     Raises InputError for a file that is empty or cannot be read.
     """
@@ -38,7 +39,9 @@ def columns_of(file: Path) -> list[str]:
     if kind == "parquet":
         return reading(file, lambda: pl.scan_parquet(file, glob=False).collect_schema().names())
     first = next(_records(file, quoted=kind != "jsonl"), b"")
-    return list(_schema(file, first))
+    if not first.strip():
+        raise _empty(file)
+    return keys_of(file, [first]) if kind == "jsonl" else _header(file, first)
 
 
 def pieces(file: Path, columns: Sequence[str]) -> Iterator[Piece]:
@@ -46,7 +49,31 @@ def pieces(file: Path, columns: Sequence[str]) -> Iterator[Piece]:
 
     Raises InputError for a missing column (with the nearest name) and for whatever cannot be read.
     """
-    yield from _parquet(file, columns) if format_of(file) == "parquet" else _text(file, columns)
+    kind = format_of(file)
+    check_columns(file, columns)
+    if kind == "parquet":
+        yield from _parquet(file, columns)
+    elif kind == "jsonl":
+        yield from _numbered(json_frames(file, _records(file, quoted=False), columns))
+    else:
+        yield from _numbered(_csv(file, columns))
+
+
+def check_columns(file: Path, columns: Sequence[str]) -> None:
+    """Raise InputError, with the nearest spelling, for the first column that a file does not have.
+
+    The keys of JSON lines are looked for until all have come.
+    """
+    if format_of(file) != "jsonl":
+        names = columns_of(file)
+        twice = next((name for name in columns if f"{name}_duplicated_0" in names), None)
+        if twice is not None:
+            raise InputError(
+                f"has more than one column {twice!r}", where=str(file), fix="rename all of them but one"
+            )
+    elif not (names := keys_of(file, _records(file, quoted=False), columns)):
+        raise _empty(file)
+    require_columns(file, columns, names)
 
 
 def require_columns(file: Path, wanted: Sequence[str], names: Sequence[str]) -> None:
@@ -59,7 +86,6 @@ def require_columns(file: Path, wanted: Sequence[str], names: Sequence[str]) -> 
 
 
 def _parquet(file: Path, columns: Sequence[str]) -> Iterator[Piece]:
-    require_columns(file, columns, columns_of(file))
     lazy = pl.scan_parquet(file, glob=False).select(columns)
     start, rows = 0, FIRST_ROWS
     while True:
@@ -73,63 +99,41 @@ def _parquet(file: Path, columns: Sequence[str]) -> Iterator[Piece]:
         rows = max(1, min(int(2 * PIECE_BYTES / width), 4 * rows))
 
 
-def _text(file: Path, columns: Sequence[str]) -> Iterator[Piece]:
-    lines = format_of(file) == "jsonl"
-    schema: dict[str, pl.DataType] | None = None
-    header, start = b"", 1
-    for block in _records(file, quoted=not lines):
-        if schema is None:
-            schema = _schema(file, block)
-            require_columns(file, columns, list(schema))
-            schema = {name: schema[name] for name in columns} if lines else schema
-            header = b"" if lines else block[: _first_end(block)]
-            block = block[len(header) :]
+def _numbered(frames: Iterator[pl.DataFrame]) -> Iterator[Piece]:
+    """The frames with the numbers of their first rows; a fault is told with the one where it must be."""
+    start = 1
+    while True:
         try:
-            frame = _parsed(file, header, block, schema, columns)
+            frame = next(frames, None)
         except InputError as error:
             error.add_note(f"in the part of the file that begins with row {start}")
             raise
+        if frame is None:
+            return
         yield Piece(frame, start)
         start += len(frame)
-    if schema is None:
-        raise _empty(file)
 
 
-def _parsed(
-    file: Path, header: bytes, block: bytes, schema: dict[str, pl.DataType], columns: Sequence[str]
-) -> pl.DataFrame:
-    if format_of(file) == "jsonl":
-        return reading(file, lambda: pl.read_ndjson(io.BytesIO(block), schema=schema))
-    separator = "\t" if format_of(file) == "tsv" else ","
-    content = io.BytesIO(header + block)
-    return reading(
-        file,
-        lambda: pl.read_csv(content, separator=separator, infer_schema=False, columns=list(columns)),
-    ).select(columns)
+def _csv(file: Path, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+    header: bytes | None = None
+    for block in _records(file, quoted=True):
+        end = _first_end(block) if header is None else 0
+        header = block[:end] if header is None else header
+        content = io.BytesIO(header + block[end:])
+        # All columns, wanted or not: in one that is skimmed, a stray quote swallows rows without a word.
+        yield reading(file, lambda content=content: _table(file, content)).select(columns)  # type: ignore[misc]
 
 
-def _schema(file: Path, block: bytes) -> dict[str, pl.DataType]:
-    """Columns and types of a text file by its first piece: strings; in JSON lines also lists of strings."""
-    if not block.strip():
-        raise _empty(file)
-    if format_of(file) != "jsonl":
-        separator = "\t" if format_of(file) == "tsv" else ","
-        top = io.BytesIO(block[: _first_end(block)])
-        found = reading(file, lambda: pl.read_csv(top, separator=separator, infer_schema=False))
-        return dict(found.schema)
-    found = reading(file, lambda: pl.read_ndjson(io.BytesIO(block), infer_schema_length=None))
-    return {name: _json_type(dtype) for name, dtype in found.schema.items()}
+def _header(file: Path, block: bytes) -> list[str]:
+    return reading(file, lambda: _table(file, io.BytesIO(block[: _first_end(block)]))).columns
+
+
+def _table(file: Path, content: io.BytesIO) -> pl.DataFrame:
+    return pl.read_csv(content, separator="\t" if format_of(file) == "tsv" else ",", infer_schema=False)
 
 
 def _empty(file: Path) -> InputError:
     return InputError("the file is empty", where=str(file), fix="give a file with rows")
-
-
-def _json_type(found: pl.DataType) -> pl.DataType:
-    """What a JSON value is read as: numbers become the strings that they are written as."""
-    if isinstance(found, pl.List):
-        return pl.List(pl.String)
-    return found if isinstance(found, pl.Struct) else pl.String()
 
 
 def _records(file: Path, *, quoted: bool) -> Iterator[bytes]:

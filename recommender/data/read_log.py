@@ -170,13 +170,13 @@ def _log_of(frame: pl.DataFrame, plan: Wanted, place: str) -> Log:
 def as_numbers(values: pl.Series, where: str, rows: NDArray[Any] | None = None) -> Numbers:
     """A column as int64 or float64; dates become unix seconds. `rows`: each value's row, if not its index.
 
-    Raises InputError that names the first row without a finite number.
+    Raises InputError that names the first row without a finite number, or with a whole one beyond 2**63.
     """
     dtype = values.dtype
     if isinstance(dtype, pl.Datetime | pl.Date):
         numbers = values.cast(pl.Datetime("us")).dt.epoch("us").cast(pl.Float64) / 1e6
     elif dtype.is_integer():
-        numbers = values.cast(pl.Int64)
+        numbers = values.cast(pl.Int64, strict=False)  # beyond 2**63 it is null
     elif dtype.is_float() or dtype == pl.String:
         numbers = values.cast(pl.Float64, strict=False)
         if dtype == pl.String and not numbers.has_nulls():
@@ -187,9 +187,10 @@ def as_numbers(values: pl.Series, where: str, rows: NDArray[Any] | None = None) 
     good = numbers.is_finite().fill_null(False) if numbers.dtype.is_float() else numbers.is_not_null()
     if not good.all():
         bad = int(np.flatnonzero(~good.to_numpy())[0])
+        has = values[bad] is not None
         raise InputError(
             f"row {1 + (bad if rows is None else int(rows[bad]))} (the header not counted) has "
-            f"{values[bad]!r}, which is not a number",
+            f"{values[bad]!r}, which is {'too large' if dtype.is_integer() and has else 'not a number'}",
             where=where,
             fix="give numbers: unix time, or whole numbers for a position; or map another column",
         )

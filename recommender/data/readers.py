@@ -27,6 +27,9 @@ SUFFIXES = {
 }
 KNOWN = ", ".join(suffix if kind == "parquet" else f"{suffix}(.gz)" for suffix, kind in SUFFIXES.items())
 
+STRAY_QUOTE = 'look for a quote inside of a cell: put the cell between quotes and double it, "5"" pipe"'
+SIGNS_OF_STRAY_QUOTES = ("CSV malformed", "as dtype `str`")  # in errors of the CSV reader
+
 
 def format_of(path: Path) -> str | None:
     """csv, tsv, jsonl or parquet by the file's name (an ending .gz is looked through), or None."""
@@ -40,15 +43,25 @@ def format_of(path: Path) -> str | None:
 def files_of(path: Path) -> tuple[Path, ...]:
     """The data files that a path stands for: itself, or those of a folder in sorted order.
 
-    Raises InputError when nothing there can be read.
+    Raises InputError when nothing there can be read, and for what is no file, such as a pipe: data are read
+    more than once.
     """
-    if path.is_dir():
-        files = tuple(file for file in sorted(path.iterdir()) if file.is_file() and _is_data(file))
-        if not files:
-            raise InputError("the folder holds no data file", where=str(path), fix=f"known endings: {KNOWN}")
-        return files
-    if not path.exists():
-        raise InputError("file not found", where=str(path), fix=f"relative paths start at {Path.cwd()}")
+    try:
+        if path.is_dir():
+            files = tuple(file for file in sorted(path.iterdir()) if file.is_file() and _is_data(file))
+            if not files:
+                raise InputError(
+                    "the folder holds no data file", where=str(path), fix=f"known endings: {KNOWN}"
+                )
+            return files
+        if not path.exists():
+            raise InputError("file not found", where=str(path), fix=f"relative paths start at {Path.cwd()}")
+        if not path.is_file():
+            raise InputError(
+                "is neither a file nor a folder", where=str(path), fix="write its content to a file first"
+            )
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", where=str(path)) from error
     if format_of(path) is None:
         raise InputError(f"unknown file type {path.name!r}", where=str(path), fix=f"known endings: {KNOWN}")
     return (path,)
@@ -65,14 +78,24 @@ def scan(file: Path, types: Types | None = None) -> pl.LazyFrame:
         return pl.scan_parquet(file, glob=False)
     if kind == "jsonl":
         return _scan_json_lines(file, types)
+    # The CSV reader skims what nobody selects, and a stray quote there swallows rows without a word.
+    return _scan_text(file, types).map_batches(_same, projection_pushdown=False, streamable=True)
+
+
+def _scan_text(file: Path, types: Types | None) -> pl.LazyFrame:
+    separator = "\t" if format_of(file) == "tsv" else ","
+    lazy = pl.scan_csv(file, separator=separator, infer_schema=False, glob=False)
+    if types is None:
+        return lazy
+    guessed = {name for name, dtype in types.items() if dtype is None}
+    given = {name: types.get(name, pl.String) for name in lazy.collect_schema() if name not in guessed}
     return pl.scan_csv(
-        file,
-        separator="\t" if kind == "tsv" else ",",
-        infer_schema=types is not None,
-        infer_schema_length=1000,
-        schema_overrides={name: dtype for name, dtype in (types or {}).items() if dtype is not None},
-        glob=False,
+        file, separator=separator, infer_schema_length=1000, schema_overrides=given, glob=False
     )
+
+
+def _same(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame
 
 
 def _scan_json_lines(file: Path, types: Types | None) -> pl.LazyFrame:
@@ -99,8 +122,11 @@ def reading(what: Path, read: Callable[[], T]) -> T:
         lines = str(error).strip().splitlines()
         if what.exists() and what.stat().st_size == 0:
             raise InputError("the file is empty", where=str(what), fix="give a file with rows") from error
+        what_is_wrong = lines[0] if lines else type(error).__name__
         raise InputError(
-            f"cannot be read: {lines[0] if lines else type(error).__name__}", where=str(what)
+            f"cannot be read: {what_is_wrong}",
+            where=str(what),
+            fix=STRAY_QUOTE if any(sign in str(error) for sign in SIGNS_OF_STRAY_QUOTES) else None,
         ) from error
 
 

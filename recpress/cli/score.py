@@ -77,7 +77,11 @@ Repeats = Annotated[
 ]
 Lists = Annotated[bool, typer.Option("--lists", help="One row per user, in place of one per item.")]
 Anew = Annotated[
-    bool, typer.Option("--fresh", help="Forget an earlier job of this output, and replace the output.")
+    bool,
+    typer.Option(
+        "--fresh",
+        help="Replace the output, forget an earlier job of it; the same one, begun with --fresh, goes on.",
+    ),
 ]
 
 

@@ -21,6 +21,7 @@ class Circle:
         self.variant = "fp32"
         self.item_ids = [f"i{row}" for row in range(1, n_items + 1)]
         self.limit, self.max_length = limit, max_length
+        self.users_per_call: int | None = None
         self.calls: list[tuple[int, int]] = []  # users and width of each
 
     def top_k(self, history: HistoryArrays, k: int) -> TopK:

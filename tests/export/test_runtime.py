@@ -305,6 +305,18 @@ def test_one_artifact_serves_many_threads(exported: Path) -> None:
             assert all(np.array_equal(one, other) for one, other in zip(again, scores, strict=True))
 
 
+@pytest.mark.parametrize("at_once", [1, 3, 4, 100])
+def test_texts_in_turn_are_those_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    ids = ["b", "ä", "", "aa", "日本", "a b", "Z", "ü"]
+    frame = pl.DataFrame({"item_id": ids, "title": ids})
+    write_catalogue(tmp_path, frame, np.zeros((len(ids) + 1, 2), np.float32))
+    monkeypatch.setattr(runtime, "TEXTS_AT_ONCE", at_once)
+    texts = Texts(tmp_path, "ids")
+    assert list(texts) == [texts[place] for place in range(len(texts))] == ids
+
+
 def test_ids_are_found_by_bisection_whatever_they_are_made_of(tmp_path: Path) -> None:
     ids = ["b", "ä", "a", "", "aa", "ab", "Z", "10", "9", "日本", "a b"]
     titles = ["x"] * len(ids)

@@ -1,5 +1,6 @@
 """A file of users in, their recommendations out: as one by one, in any form, wherever it stops."""
 
+import os
 import weakref
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,11 @@ def test_a_user_who_comes_twice_is_named(tmp_path: Path, log: bool) -> None:
         ("user_id,history\na,i1\n,i2\n", "top.csv", Options(), "row 2 .* names no user"),
         ("user_id,history\na,i1\n", "top.csv", Options(Interactions()), "no column 'item_id'"),
         ("user_id,history\na,i1\n", "top.csv", Options(Interactions(order_by="at")), "no column 'at'"),
+        ("user_id,history\na,i1\n", "top.csv", Options(Lines("a", "a")), "--user and --history: 'a'"),
+        ("user_id,history\na,i1\n", "top.csv", Options(Interactions("a", "a")), "--user and --item: 'a'"),
+        ("a,b\na,i1\n", "top.csv", Options(Interactions("a", "b", "b")), "--item and --order-by: 'b'"),
+        ("user_id,history,history\na,i1,i2\n", "top.csv", Options(), "more than one column 'history'"),
+        ('user_id,history,x\na,i1,5" y\nb,i1,z\nc,i1,6" y\n', "top.csv", Options(), "csv: cannot be read"),
     ],
 )  # fmt: skip
 def test_wrong_input_is_told_and_nothing_is_written(
@@ -150,6 +156,69 @@ def test_wrong_input_is_told_and_nothing_is_written(
     assert caught.value.exit_code == 2
     assert left_in(tmp_path) == {"users.csv"}
     assert (tmp_path / "users.csv").read_text() == content
+
+
+@pytest.mark.parametrize("recipe", [None, {}, {"data": None}, {"data": {}}, {"data": {"duplicates": None}}])
+def test_an_artifact_that_tells_no_recipe_keeps_repeated_items(tmp_path: Path, recipe: object) -> None:
+    artifact, source = Circle(), write_lines(tmp_path / "users.csv", {"a": ["i1", "i2", "i1"]})
+    artifact.manifest["recipe"] = recipe
+    assert score(artifact, source, tmp_path / "top.csv").options.duplicates == "keep"
+
+
+def test_a_recipe_with_an_unknown_treatment_of_duplicates_needs_an_option(tmp_path: Path) -> None:
+    artifact, source = Circle(duplicates="median"), write_lines(tmp_path / "users.csv", {"a": ["i1"]})
+    with pytest.raises(InputError, match=r"'median'[\s\S]*--duplicates keep, first, last"):
+        score(artifact, source, tmp_path / "top.csv")
+    score(artifact, source, tmp_path / "top.csv", Options(duplicates="first"))
+
+
+def test_an_order_beyond_whole_numbers_is_a_fault_of_the_input(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"user_id": ["a", "a"], "item_id": ["i1", "i2"], "timestamp": [1, 2**63 + 5]})
+    frame = frame.with_columns(pl.col("timestamp").cast(pl.UInt64))
+    frame.write_parquet(tmp_path / "log.parquet")
+    with pytest.raises(InputError, match=r"log\.parquet, column 'timestamp': row 2 .* which is too large"):
+        score(Circle(), tmp_path / "log.parquet", tmp_path / "top.csv", Options(Interactions()))
+    assert left_in(tmp_path) == {"log.parquet"}
+
+
+def test_a_fault_of_reading_is_not_blamed_on_the_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise pl.exceptions.ComputeError("odd")
+        yield
+
+    source = write_lines(tmp_path / "users.csv", made_up(3))
+    monkeypatch.setattr(score_input, "pieces", broken)
+    with pytest.raises(pl.exceptions.ComputeError, match="odd"):
+        score(Circle(), source, tmp_path / "top.csv")
+    assert left_in(tmp_path) == {"users.csv"}
+
+
+def test_an_input_that_may_not_be_read_is_an_input_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, real = write_lines(tmp_path / "users.csv", made_up(3)), Path.open
+
+    def refused(self: Path, *arguments: Any, **more: Any) -> Any:
+        if self == source:
+            raise PermissionError(13, "Permission denied")
+        return real(self, *arguments, **more)
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(InputError, match=r"users\.csv: cannot be read: Permission denied"):
+        score(Circle(), source, tmp_path / "top.csv")
+    assert left_in(tmp_path) == {"users.csv"}
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "users.csv")
+    with pytest.raises(InputError, match=r"users\.csv: is neither a file nor a folder"):
+        score(Circle(), tmp_path / "users.csv", tmp_path / "top.csv")
+    users = write_lines(tmp_path / "u.csv", made_up(3))
+    os.mkfifo(tmp_path / "top.csv")
+    with pytest.raises(InputError, match=r"top\.csv: is no file"):
+        score(Circle(), users, tmp_path / "top.csv", fresh=True)
 
 
 def test_lists_in_text_need_ids_without_a_comma(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A job that stops anywhere goes on there, and one that is not the same is refused."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from export import score_parts
 from export.score import Options, score
 from export.score_input import Interactions
+from export.score_survey import Survey
 from recommender.errors import InputError, StageError
 from tests.export.answering import Circle, left_in, made_up, plainly, rows_of, write_lines, write_log
 
@@ -61,13 +63,15 @@ def test_stopped_anywhere_and_started_again_it_ends_like_an_undisturbed_job(
     assert resumed == {0, 9, 18, 27, 36, 41}
 
 
-def stopped(tmp_path: Path, source: Path, options: Options, artifact: Circle | None = None) -> Path:
+def stopped(
+    tmp_path: Path, source: Path, options: Options, artifact: Circle | None = None, *, fresh: bool = False
+) -> Path:
     """A job that was stopped after its second part."""
     output = tmp_path / "top.parquet"
     with pytest.MonkeyPatch.context() as patch:
         stop_at(patch, 6)
         with pytest.raises(Killed):
-            score(artifact or Circle(), source, output, options)
+            score(artifact or Circle(), source, output, options, fresh=fresh)
     assert len(list(output.with_name("top.parquet.parts").glob("0*.parquet"))) == 2
     return output
 
@@ -79,6 +83,20 @@ def test_another_batch_size_goes_on_and_no_user_is_lost_or_doubled(tmp_path: Pat
     done = score(Circle(), source, output, Options(k=3, batch=5))
     assert done.resumed_after == 18
     assert rows_of(output) == plainly(Circle(), users, 3)
+
+
+@pytest.mark.parametrize("users_per_call", [1, 8])
+def test_another_batch_size_is_refused_where_users_of_a_call_change_each_others_answers(
+    tmp_path: Path, users_per_call: int
+) -> None:
+    source, artifact = write_lines(tmp_path / "users.csv", made_up(40)), Circle()
+    artifact.users_per_call = users_per_call
+    output = stopped(tmp_path, source, Options(k=3, batch=9), artifact)
+    if users_per_call > 1:
+        with pytest.raises(InputError, match="batch was 9, is 5"):
+            score(artifact, source, output, Options(k=3, batch=5))
+    batch = 5 if users_per_call == 1 else 9
+    assert score(artifact, source, output, Options(k=3, batch=batch)).resumed_after == 18
 
 
 @pytest.mark.parametrize(
@@ -152,6 +170,35 @@ def test_an_output_that_is_there_is_replaced_only_by_a_fresh_job_and_at_its_very
     assert len(rows_of(output)) == 40 * 3
 
 
+def test_a_job_that_was_begun_fresh_goes_on_with_the_same_command(tmp_path: Path) -> None:
+    users = made_up(40)
+    source = write_lines(tmp_path / "users.csv", users)
+    output, options = tmp_path / "top.parquet", Options(k=3, batch=9)
+    output.write_text("old")
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(patch, 6)
+        with pytest.raises(Killed):
+            score(Circle(), source, output, options, fresh=True)
+    output.write_text("another one, which is to be replaced as well")
+    assert score(Circle(), source, output, options, fresh=True).resumed_after == 18
+    assert rows_of(output) == plainly(Circle(), users, 3)
+    assert score(Circle(), source, output, options, fresh=True).resumed_after == 0  # that one was through
+
+
+@pytest.mark.parametrize("change", ["begun without", "other options", "other input", "broken record"])
+def test_fresh_forgets_every_job_but_the_same_one_begun_fresh(tmp_path: Path, change: str) -> None:
+    source, options = write_lines(tmp_path / "users.csv", made_up(40)), Options(k=3, batch=9)
+    output = stopped(tmp_path, source, options, fresh=change != "begun without")
+    if change == "other options":
+        options = Options(k=2, batch=9)
+    elif change == "other input":
+        source.write_text(source.read_text().replace("u1,", "x1,"))
+    elif change == "broken record":
+        (output.with_name("top.parquet.parts") / "progress.json").write_text("{")
+    assert score(Circle(), source, output, options, fresh=True).resumed_after == 0
+    assert len(rows_of(output)) == 40 * options.k
+
+
 def test_an_output_that_appears_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
     source = write_lines(tmp_path / "users.csv", made_up(40))
     output = stopped(tmp_path, source, Options(k=3, batch=9))
@@ -170,7 +217,70 @@ def test_parts_behind_a_missing_one_are_made_again(tmp_path: Path) -> None:
     assert rows_of(output) == plainly(Circle(), users, 3)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"schema_version": 1}', '{"schema_version": 9, "identity": 1}'])
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+def test_a_part_that_was_cut_is_made_again(tmp_path: Path, ending: str) -> None:
+    users = made_up(40)
+    source, output = write_lines(tmp_path / "users.csv", users), tmp_path / f"top.{ending}"
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(patch, 8)
+        with pytest.raises(Killed):
+            score(Circle(), source, output, Options(k=3, batch=9))
+    second = next(output.with_name(f"{output.name}.parts").glob("000000000009-*"))
+    second.write_bytes(second.read_bytes()[:-30])
+    assert score(Circle(), source, output, Options(k=3, batch=9)).resumed_after == 9
+    assert rows_of(output) == plainly(Circle(), users, 3)
+
+
+def poor(**changes: object) -> str:
+    """A record that lacks something, or has something else there."""
+    record: dict[str, object] = {"schema_version": 2, "replaces": None, "joined": None, "fresh": False}
+    return json.dumps(record | {"identity": {}, "survey": {"users": 1}} | changes)
+
+
+WHOLE = Survey(1, 1, 0, 0, 0, 0, ()).as_json()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        poor(),
+        poor(survey=WHOLE),
+        poor(survey=WHOLE | {"users": "1"}),
+        poor(survey=WHOLE, identity=[]),
+        poor(survey=WHOLE, identity={"files": [{}], "artifact": {}, "options": {}}),
+        poor(
+            survey=WHOLE, identity={"files": [], "artifact": {"manifest": "", "variant": ""}, "options": {}}
+        ),
+        poor(survey=WHOLE, identity={"files": None}),
+        poor(survey=None),
+    ],
+)
+def test_a_poor_record_is_told(tmp_path: Path, text: str) -> None:
+    source = write_lines(tmp_path / "users.csv", made_up(40))
+    output = stopped(tmp_path, source, Options(k=3, batch=9))
+    (output.with_name("top.parquet.parts") / "progress.json").write_text(text)
+    with pytest.raises(InputError, match=r"top\.parquet\.parts.*unreadable[\s\S]*--fresh"):
+        score(Circle(), source, output, Options(k=3, batch=9))
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_a_file_of_another_folder_goes_on_only_if_its_content_is_the_same(
+    tmp_path: Path, other: bool
+) -> None:
+    source = write_lines(tmp_path / "users.csv", made_up(40))
+    output = stopped(tmp_path, source, Options(k=3, batch=9))
+    (tmp_path / "moved").mkdir()
+    moved = tmp_path / "moved" / "users.csv"
+    moved.write_text(source.read_text().replace("u0,", "x0," if other else "u0,"))
+    os.utime(moved, ns=(source.stat().st_atime_ns, source.stat().st_mtime_ns))
+    if other:  # with the same name, size and time
+        with pytest.raises(InputError, match=r"users\.csv has another content"):
+            score(Circle(), moved, output, Options(k=3, batch=9))
+    else:
+        assert score(Circle(), moved, output, Options(k=3, batch=9)).resumed_after == 18
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"schema_version": 2}', '{"schema_version": 9, "identity": 1}'])
 def test_a_record_that_cannot_be_read_is_told(tmp_path: Path, text: str) -> None:
     source = write_lines(tmp_path / "users.csv", made_up(40))
     output = stopped(tmp_path, source, Options(k=3, batch=9))
@@ -188,9 +298,10 @@ def test_an_input_that_changes_while_it_is_read_is_not_scored_to_the_end(tmp_pat
             os.utime(source, (1, 1))
             return super().top_k(history, k)
 
-    with pytest.raises(StageError, match="the input changed while it was read"):
+    with pytest.raises(StageError, match=r"the input changed while it was read[\s\S]*same command again"):
         score(Meddling(), source, tmp_path / "top.csv", Options(k=3, batch=9))
-    assert not (tmp_path / "top.csv").exists()
+    assert left_in(tmp_path) == {"users.csv"}  # no part of the old content, none of the new one
+    assert score(Circle(), source, tmp_path / "top.csv", Options(k=3, batch=9)).resumed_after == 0
 
 
 @pytest.mark.parametrize("moment", ["survey", "part", "join"])
@@ -238,3 +349,40 @@ def test_two_jobs_do_not_write_the_same_output(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(fcntl, "lockf", taken)
     with pytest.raises(StageError, match=r"another recpress is working[\s\S]*another --output"):
         score(Circle(), source, tmp_path / "top.csv")
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_a_folder_of_somebody_else_is_refused_and_nothing_in_it_is_touched(
+    tmp_path: Path, wrong: bool
+) -> None:
+    source = write_lines(tmp_path / "users.csv", {"a": ["i999" if wrong else "i1"]})
+    folder = tmp_path / "top.csv.parts"
+    folder.mkdir()
+    for name in ("thesis.txt", "other.csv", "1-2.csv"):
+        (folder / name).write_text(name)
+    with pytest.raises(
+        InputError, match=r"parts: .*other files: 1-2\.csv, other\.csv, thesis\.txt"
+    ) as caught:
+        score(Circle(), source, tmp_path / "top.csv", fresh=wrong)
+    assert "another --output" in str(caught.value) and caught.value.exit_code == 2
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {
+        name: name for name in ("thesis.txt", "other.csv", "1-2.csv")
+    }
+    assert left_in(tmp_path) == {"users.csv", "top.csv.parts"}
+
+
+def test_what_somebody_puts_beside_the_parts_outlives_the_job(tmp_path: Path) -> None:
+    source = write_lines(tmp_path / "users.csv", made_up(40))
+    output = stopped(tmp_path, source, Options(k=3, batch=9))
+    folder = output.with_name("top.parquet.parts")
+    (folder / "notes.parquet").write_text("mine")
+    assert score(Circle(), source, output, Options(k=3, batch=9)).resumed_after == 18
+    assert len(rows_of(output)) == 3 * 40
+    assert {"notes.parquet"} <= left_in(folder) <= {"notes.parquet", ".lock"}
+
+
+def test_an_empty_folder_of_that_name_does_no_harm(tmp_path: Path) -> None:
+    source = write_lines(tmp_path / "users.csv", made_up(4))
+    (tmp_path / "top.csv.parts").mkdir()
+    score(Circle(), source, tmp_path / "top.csv")
+    assert left_in(tmp_path) == {"users.csv", "top.csv"}

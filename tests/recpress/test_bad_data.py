@@ -18,6 +18,11 @@ GOOD = "user_id,item_id,timestamp\n" + "".join(f"u{u},i{i},{i}\n" for u in range
         ("column.csv", GOOD.replace("user_id", "usr_id"), "user_id"),
         ("time.csv", GOOD.replace(",7\n", ",noon\n"), "timestamp"),
         ("short.csv", "user_id,item_id,timestamp\nu1,i1,1\nu2,i1,1\n", "interactions"),
+        (
+            "stray.csv",
+            GOOD.replace(",1\n", ',1,5" pipe\n').replace("timestamp\n", "timestamp,note\n"),
+            "quote",
+        ),
         ("binary.parquet", "no parquet at all", "binary.parquet"),
         ("folder.csv.gz", "not gzipped", "folder.csv.gz"),
     ],

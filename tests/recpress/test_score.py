@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import runpy
 import signal
 import subprocess
 import sys
@@ -216,3 +217,20 @@ def test_a_killed_job_goes_on(artifact: Path, home: Path) -> None:
     counts: Any = pl.read_csv(home / "top.csv").group_by("user_id", maintain_order=True).len()
     assert counts["user_id"].to_list() == list(USERS)
     assert counts["len"].unique().to_list() == [10]
+
+
+@pytest.mark.slow
+def test_the_script_that_scores_a_million_users_runs_on_an_artifact_of_today(
+    artifact: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    write_log(home / "interactions.csv", USERS | {"stranger": ["i1", "unknown"]})
+    script = runpy.run_path(str(ROOT / "docs" / "results" / "scripts" / "score_million.py"))
+    words = [str(artifact), "--data", str(home), "--users", "300", "--kills", "2", "-k", "5"]
+    with pytest.raises(SystemExit) as ended:
+        script["main"]([*words, "--folder", str(home), "--results", str(home / "rows.jsonl")])
+    row = json.loads((home / "rows.jsonl").read_text())
+    assert ended.value.code == 0, row
+    assert (row["users_found"], row["every_user_once"], row["equal"]) == (300, True, True)
+    assert row["killed"]["kills"] == 2 and row["memory"]["peak_mib"] > 0
+    assert {path.name for path in home.iterdir()} == {"users.csv", "interactions.csv", "rows.jsonl"}

@@ -23,6 +23,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +32,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from export.artifact import open_artifact
 from recommender.data.origin import log_file
 from recommender.files import sha256_file
 
@@ -71,18 +73,22 @@ class Job:
         self.trace: list[tuple[float, float, float]] = []  # seconds, MiB of its own, MiB with mapped files
         self.began = time.monotonic()
         self.process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self._look()  # once at least, however soon it is killed
         threading.Thread(target=self._watch, daemon=True).start()
 
     def _watch(self) -> None:
         while self.process.poll() is None:
-            try:
-                text = Path(f"/proc/{self.process.pid}/status").read_text()
-            except (FileNotFoundError, ProcessLookupError):
-                return  # it has just ended
-            found = {name: int(kib) / MIB for name, kib in re.findall(r"(VmRSS|RssAnon):\s+(\d+)", text)}
-            if found:
-                self.trace.append((time.monotonic() - self.began, found["RssAnon"], found["VmRSS"]))
+            self._look()
             time.sleep(SAMPLE_EVERY)
+
+    def _look(self) -> None:
+        try:
+            text = Path(f"/proc/{self.process.pid}/status").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return  # it has just ended
+        found = {name: int(kib) / MIB for name, kib in re.findall(r"(VmRSS|RssAnon):\s+(\d+)", text)}
+        if found:
+            self.trace.append((time.monotonic() - self.began, found["RssAnon"], found["VmRSS"]))
 
     def end(self, after: float | None = None) -> tuple[str, str] | None:
         """Wait for the end and give stdout and stderr; None when it was killed after so many seconds."""
@@ -143,14 +149,14 @@ def killed_job(
         if told is None:
             kills += 1
             parts = output.with_name(f"{output.name}.parts").glob("[0-9]*.parquet")
-            resumed.append(max((int(part.stem.partition("-")[2]) for part in parts), default=0))
+            resumed.append(max((int(part.stem.split("-")[1]) for part in parts), default=0))
             continue
         last = json.loads(told[0].splitlines()[-1])
         facts = {"done_at_kill": resumed, "last_resumed_after": last["resumed_after"], "peaks_mib": peaks}
         return {"kills": kills, **facts}
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Draw the users, score them undisturbed and disturbed, compare, append."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -167,8 +173,8 @@ def main() -> None:
         "--folder", type=Path, help="where to put the input and the outputs; default: temporary"
     )
     parser.add_argument("--results", type=Path, default=RESULTS, help="file that gets the row")
-    options = parser.parse_args()
-    known = json.loads((options.artifact / "catalogue.json").read_text(encoding="utf-8"))["item_ids"]
+    options = parser.parse_args(arguments)
+    known = list(open_artifact(options.artifact, verify=False).item_ids)
     with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
         source = Path(temporary) / "users.parquet"
         drawn = drawn_users(options.data, known, options.users, options.seed)

@@ -1,7 +1,9 @@
 """A table read in pieces is the table read at once, and what cannot be read is told."""
 
 import gzip
+import json
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -73,6 +75,83 @@ def test_numbers_in_json_lines_become_the_strings_that_they_are_written_as(tmp_p
     assert frames[0].rows() == [("12345678901234567890", ["1", "x", "2"]), ("y", [])]
 
 
+LISTS = st.lists(st.one_of(st.none(), st.text("a[{", max_size=3), st.integers(0, 99)), max_size=3)
+ABSENT = object()
+
+
+@settings(max_examples=150, deadline=None)
+@given(kind=st.sampled_from(["lists", "texts", "numbers"]), data=st.data(), size=st.integers(1, 200))
+def test_a_column_of_json_lines_is_the_same_however_late_its_first_value_comes(
+    kind: str, data: st.DataObject, size: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    some = {"lists": LISTS, "texts": st.text("a[{]", max_size=4), "numbers": st.integers(0, 10**20)}[kind]
+    empty = st.lists(st.sampled_from([None, ABSENT]), max_size=20)
+    mixed = st.lists(st.one_of(some, st.just(None), st.just(ABSENT)), max_size=20)
+    values = [*data.draw(empty), *data.draw(mixed), data.draw(some)]
+    records = [{"user": n} | ({} if value is ABSENT else {"h": value}) for n, value in enumerate(values)]
+    file = tmp_path_factory.mktemp("pieces") / "t.jsonl"
+    file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "PIECE_BYTES", size)
+        frames, _ = read(file, ["h", "user"])
+    found = [value for frame in frames for value in frame["h"].to_list()]
+
+    def written(value: Any) -> Any:
+        if isinstance(value, list):
+            return [None if each is None else str(each) for each in value]
+        return None if value is None or value is ABSENT else str(value)
+
+    assert found == [written(value) for value in values]
+
+
+@pytest.mark.parametrize("size", [20, 1 << 20])
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([["a"], "a,b"], "column 'h' holds lists in some lines and other values in others"),
+        ([None, "a,b", ["a"]], "column 'h' holds lists in some lines"),
+        (["[a", ["a"]], "column 'h' holds lists in some lines"),
+        ([["a"], None, 5], "column 'h' holds lists in some lines"),
+        ([None, {"a": 1}], "column 'h' holds objects"),
+        ([["a"], {"a": 1}], "column 'h' holds objects|column 'h' holds lists in some"),
+    ],
+)
+def test_json_lines_with_values_of_two_kinds_are_refused_wherever_pieces_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, values: list[Any], message: str
+) -> None:
+    monkeypatch.setattr(module, "PIECE_BYTES", size)
+    file = tmp_path / "t.jsonl"
+    file.write_text("".join(json.dumps({"user": "u", "h": value}) + "\n" for value in values))
+    with pytest.raises(InputError, match=message):
+        read(file, ["user", "h"])
+
+
+def test_a_key_that_no_line_has_is_told_before_any_row_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PIECE_BYTES", 20)
+    file = tmp_path / "t.jsonl"
+    file.write_text('{"user": 1, "x": 2}\n' * 9 + '{"user": 1, "itm": 2}\n')
+    with pytest.raises(InputError, match="did you mean 'itm'"):
+        next(pieces(file, ["user", "item"]))
+    assert next(pieces(file, ["user", "itm"])).frame.rows() == [("1", None)]
+    assert columns_of(file) == ["user", "x"]
+
+
+@pytest.mark.parametrize("content", ["[1]\n", "5\n", "user\n"])
+def test_what_is_no_json_object_is_told(tmp_path: Path, content: str) -> None:
+    (tmp_path / "t.jsonl").write_text(content)
+    with pytest.raises(InputError, match=r"t\.jsonl: [\s\S]*one JSON object per line"):
+        read(tmp_path / "t.jsonl", ["user"])
+
+
+def test_a_column_that_stands_there_twice_is_refused_if_it_is_wanted(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("user,item,item\n1,2,3\n")
+    with pytest.raises(InputError, match="more than one column 'item'"):
+        read(tmp_path / "t.csv", ["user", "item"])
+    assert read(tmp_path / "t.csv", ["user"])[0][0].rows() == [("1",)]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -115,3 +194,44 @@ def test_a_quote_that_is_never_closed_does_not_read_the_whole_file(
     (tmp_path / "t.csv").write_text('user,item\n1,"2\n' + "3,4\n" * 1000)
     with pytest.raises(InputError, match="a quote that is not closed"):
         list(pieces(tmp_path / "t.csv", ["user", "item"]))
+
+
+STRAY = st.text(st.sampled_from('ab"'), max_size=4).map(lambda text: f"x{text}")
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    rows=st.lists(st.tuples(STRAY, STRAY), min_size=1, max_size=30),
+    size=st.integers(1, 60),
+    ending=st.sampled_from(["csv", "tsv"]),
+    place=st.integers(0, 2),
+)
+def test_stray_quotes_in_columns_that_nobody_reads_never_lose_a_row(
+    rows: list[tuple[str, str]], size: int, ending: str, place: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    file = tmp_path_factory.mktemp("pieces") / f"table.{ending}"
+    lines = [("a", "b"), *rows]
+    ids = ["id", *(str(n) for n in range(len(rows)))]
+    cells = [[*line[:place], name, *line[place:]] for name, line in zip(ids, lines, strict=True)]
+    file.write_text("".join((("," if ending == "csv" else "\t").join(line)) + "\n" for line in cells))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "PIECE_BYTES", size)
+        try:
+            frames, _ = read(file, ["id"])
+        except InputError:
+            assert any('"' in cell for row in rows for cell in row)
+            return
+    assert pl.concat(frames)["id"].to_list() == ids[1:]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ['u1,i1,5" pipe', "u2,i2,ok", 'u3,i3,6" x', "u4,i4,z"],
+        ['u1,i1,"abc', "u2,i2,x", 'u3,i3,d"ef', "u4,i4,z"],
+    ],
+)
+def test_a_stray_quote_is_told_with_what_to_do(tmp_path: Path, lines: list[str]) -> None:
+    (tmp_path / "t.csv").write_text("\n".join(["user,item,note", *lines, ""]))
+    with pytest.raises(InputError, match=r"t\.csv: cannot be read[\s\S]*between quotes and double it"):
+        read(tmp_path / "t.csv", ["user", "item"])

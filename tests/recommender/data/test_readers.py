@@ -1,6 +1,7 @@
 import gzip
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -74,6 +75,17 @@ def test_what_cannot_be_a_log_is_refused_with_its_path(tmp_path: Path, name: str
     assert str(tmp_path / name) in str(error.value) and error.value.exit_code == 2
 
 
+def test_a_folder_that_may_not_be_listed_is_an_input_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    with pytest.raises(InputError, match="cannot be read: Permission denied"):
+        files_of(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet"])
 def test_an_empty_file_is_called_empty(tmp_path: Path, name: str) -> None:
     file = tmp_path / name
@@ -123,3 +135,23 @@ def test_a_csv_keeps_quoted_commas_and_a_file_name_is_not_a_pattern(csv: Callabl
 def test_ids_become_the_strings_people_mean(values: list[object], expected: list[str | None]) -> None:
     frame = pl.DataFrame({"id": values})
     assert frame.select(as_id("id", frame.schema["id"], pl.String())).to_series().to_list() == expected
+
+
+@pytest.mark.parametrize("engine", ["in-memory", "streaming"])
+@pytest.mark.parametrize("types", [None, {"user_id": pl.String, "item_id": pl.String, "timestamp": None}])
+@pytest.mark.parametrize(
+    "notes", [['5" pipe', "ok", '6" x', "z"], ['"abc', "x", 'd"ef', "z"], ["ok", 'x "y" z"', "", ""]]
+)
+def test_rows_behind_a_stray_quote_are_not_lost_but_refused_even_if_nobody_reads_its_column(
+    csv: Callable[..., Path], engine: str, types: dict[str, Any] | None, notes: list[str]
+) -> None:
+    rows = [f"u{n},i{n},{n},{note}" for n, note in enumerate(notes)]
+    file = csv("a.csv", "user_id,item_id,timestamp,note", *rows)
+    with pytest.raises(InputError, match=r"a\.csv: cannot be read[\s\S]*between quotes and double it"):
+        reading(file, lambda: scan(file, types).select("user_id", "item_id").collect(engine=engine))  # type: ignore[call-overload]
+
+
+def test_a_column_that_nobody_wants_may_change_its_type(csv: Callable[..., Path]) -> None:
+    file = csv("a.csv", "user,extra,at", *(f"u{n},{'x' if n > 1500 else n},{n}" for n in range(2000)))
+    frame = scan(file, {"user": pl.String, "at": None}).select("user", "at").collect()
+    assert frame.row(-1) == ("u1999", 1999)
