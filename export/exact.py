@@ -7,7 +7,7 @@ from export.runtime import Artifact
 from recommender.errors import GateError
 from recommender.scoring import Float32, HistoryArrays, TopK
 
-USERS_AT_ONCE, SCORES_AT_ONCE = 64, 8_000_000
+USERS_AT_ONCE, SCORES_AT_ONCE = 64, 4_000_000  # 16 MB of scores
 
 
 def agreements(

@@ -23,7 +23,7 @@ from export.catalogue import ROWS_AT_ONCE, catalogue_name, check_ids, write_cata
 from export.entries import half_entry, split_entry
 from export.onnx import save_onnx
 from export.proof import prove_rows, prove_variants
-from export.runtime import Artifact, ArtifactError, Float32
+from export.runtime import ArtifactError, Float32
 from export.variants import CANONICAL, HALF, SPLIT
 from export.versions import held, highest_version, publish, staged, versions
 from recommender.data.prepare import catalogue_digest
@@ -76,20 +76,21 @@ def refresh_items(
     full. Nothing changes unless everything has passed.
     """
     with held(folder):
-        artifact, vectors = open_artifact(folder, threads=1), np.asarray(vectors, dtype=np.float32)
-        _check(artifact, items, vectors)
-        present = pl.read_parquet(folder / artifact.manifest["catalogue"]["folder"] / "items.parquet")
+        manifest, vectors = open_artifact(folder, threads=1).manifest, np.asarray(vectors, dtype=np.float32)
+        _check(folder, manifest, items, vectors)
+        used = folder / manifest["catalogue"]["folder"]
+        present = pl.read_parquet(used / "items.parquet")
         merged = _merge(present.sort("row"), items, withdraw_missing=withdraw_missing, where=source)
         kept = int((merged.old_rows > 0).sum())
         told = Refreshed(
-            version=1 + highest_version(folder, artifact.manifest),
+            version=1 + highest_version(folder, manifest),
             items=len(merged.items),
-            changed=_changed(artifact.table, vectors, merged),
+            changed=_changed(np.load(used / "item_table.npy", mmap_mode="r"), vectors, merged),
             added=len(merged.items) - kept,
             withdrawn=len(present) - kept,
         )
         given = Given(items["item_id"].cast(pl.String), vectors, source)
-        _make(artifact, told, merged, given)
+        _make(folder, manifest, told, merged, given)
         return told
 
 
@@ -117,13 +118,13 @@ def restore(folder: Path, version: int) -> None:
         write_json(folder / "manifest.json", manifest | {"catalogue": catalogue})
 
 
-def _check(artifact: Artifact, items: pl.DataFrame, vectors: Float32) -> None:
-    width, where = artifact.table.shape[1], "item vectors"
-    unknown = {entry["name"] for entry in artifact.manifest["variants"]} - {CANONICAL, *SPLIT, *HALF}
+def _check(folder: Path, manifest: Mapping[str, Any], items: pl.DataFrame, vectors: Float32) -> None:
+    width, limit, where = manifest["catalogue"]["width"], manifest["variants"][0]["top_k"], "item vectors"
+    unknown = {entry["name"] for entry in manifest["variants"]} - {CANONICAL, *SPLIT, *HALF}
     if unknown:
         raise InputError(
             f"its variants {', '.join(sorted(unknown))} are unknown to this recpress",
-            where=str(artifact.folder),
+            where=str(folder),
             fix="use the recpress that exported it (manifest.json names its version)",
         )
     if vectors.ndim != 2 or vectors.shape[1] != width:
@@ -135,9 +136,9 @@ def _check(artifact: Artifact, items: pl.DataFrame, vectors: Float32) -> None:
         )
     if len(vectors) != len(items):
         raise InputError(f"{len(vectors)} vectors for {len(items)} items", where=where)
-    if len(items) < artifact.limit:
+    if len(items) < limit:
         raise InputError(
-            f"{len(items)} items are fewer than the {artifact.limit} that a list may hold", where=where,
+            f"{len(items)} items are fewer than the {limit} that a list may hold", where=where,
             fix="give more items, or export the artifact again with a smaller top_k",
         )  # fmt: skip
 
@@ -193,13 +194,13 @@ def _changed(table: Float32, vectors: Float32, merged: Merged) -> int:
     return changed
 
 
-def _make(artifact: Artifact, told: Refreshed, merged: Merged, given: Given) -> None:
+def _make(folder: Path, old: Mapping[str, Any], told: Refreshed, merged: Merged, given: Given) -> None:
     """Make a version in an artifact of its own, prove it there, and only then move it to its place."""
-    folder, used = artifact.folder, artifact.manifest["catalogue"]["folder"]
-    shared = [name for name in named_files(artifact.manifest) if not name.startswith(f"{used}/")]
+    used = old["catalogue"]["folder"]
+    shared = [name for name in named_files(old) if not name.startswith(f"{used}/")]
     with staged(folder, told.version, shared) as stage:
         try:
-            _write_version(stage, artifact, told, merged, given)
+            _write_version(stage, folder / used, old, told, merged, given)
             write_json(stage / "manifest.json", prove_variants(stage))
             write_golden(stage)
         except ArtifactError as error:
@@ -220,15 +221,16 @@ def _make(artifact: Artifact, told: Refreshed, merged: Merged, given: Given) -> 
         publish(stage, folder, told.version)
 
 
-def _write_version(stage: Path, artifact: Artifact, told: Refreshed, merged: Merged, given: Given) -> None:
+def _write_version(
+    stage: Path, used: Path, old: Mapping[str, Any], told: Refreshed, merged: Merged, given: Given
+) -> None:
     """Write the catalogue of a version, all that is made of it, and its manifest."""
-    name, old = catalogue_name(told.version), artifact.manifest
+    name = catalogue_name(told.version)
     made = stage / name
     write_catalogue(made, merged.items, given.vectors, merged.places)
     prove_rows(made, given.ids, given.vectors)
     table: Float32 = np.load(made / "item_table.npy", mmap_mode="r").view(np.ndarray)[: told.items + 1]
-    canonical = artifact.folder / old["catalogue"]["folder"] / CANONICAL_FILE
-    graphs = _swap_table(canonical, made / CANONICAL_FILE, table)
+    graphs = _swap_table(used / CANONICAL_FILE, made / CANONICAL_FILE, table)
     manifest: dict[str, Any] = {
         **old,
         "catalogue": {

@@ -136,13 +136,10 @@ def test_nothing_that_stands_in_the_way_is_replaced(folder: Path) -> None:
     assert (folder / "catalogue-2" / "mine.txt").read_text() == "keep me"
 
 
-def test_a_version_is_taken_back_where_the_manifest_cannot_be_replaced(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_version_is_taken_back_where_the_manifest_cannot_be_replaced(folder: Path) -> None:
     items, vectors = present(folder)
-    with staged(folder, 2, []) as stage:  # which has no manifest to put in the place of the other
-        with pytest.raises(FileNotFoundError):
-            publish(stage, folder, 2)
+    with staged(folder, 2, []) as stage, pytest.raises(FileNotFoundError):
+        publish(stage, folder, 2)  # the stage has no manifest to put in the place of the other
     assert names(folder) == ["catalogue-1"]
     assert refresh_items(folder, items, vectors).version == 2
 
