@@ -1,17 +1,21 @@
 """Lists of an artifact against the exact product of user vectors and item table."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from export.parity import Agreement, compare
-from export.runtime import Artifact
 from recommender.errors import GateError
 from recommender.scoring import Float32, HistoryArrays, TopK
+
+if TYPE_CHECKING:
+    from export.runtime import Artifact
 
 USERS_AT_ONCE, SCORES_AT_ONCE = 64, 4_000_000  # 16 MB of scores
 
 
 def agreements(
-    artifact: Artifact, history: HistoryArrays, *, atol: float, vectors: Float32 | None = None
+    artifact: "Artifact", history: HistoryArrays, *, atol: float, vectors: Float32 | None = None
 ) -> list[Agreement]:
     """How the full lists of an artifact compare with the exact scores, batch by batch.
 
@@ -29,7 +33,7 @@ def agreements(
     return found
 
 
-def exact_scores(artifact: Artifact, users: Float32, history: HistoryArrays) -> Float32:
+def exact_scores(artifact: "Artifact", users: Float32, history: HistoryArrays) -> Float32:
     """[B, n_items + 1] scores of user vectors [B, D]; -inf for row 0 and what the history masks.
 
     Raises GateError where a score leaves the range of float32.

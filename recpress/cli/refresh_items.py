@@ -48,19 +48,7 @@ def refresh_items(
 
     Example: recpress refresh-items runs/quickstart/artifacts/student-onnx --vectors new-vectors.parquet
     """
-    if (vectors is None) == (restore is None):
-        raise InputError(
-            "either new vectors are given, or a version to put back",
-            where="refresh-items",
-            fix="say --vectors FILE, or --restore N",
-        )
-    if restore is not None and (items is not None or titles is not None or withdraw_missing):
-        raise InputError(
-            "a version that is put back comes as it was: --items, --titles and --withdraw-missing go with "
-            "--vectors",
-            where="refresh-items",
-            fix=f"say --restore {restore} alone",
-        )
+    _check(vectors, restore, items is not None or titles is not None or withdraw_missing)
     if restore is not None:
         from export.refresh import restore as put_back
 
@@ -72,6 +60,23 @@ def refresh_items(
         told = _refresh(artifact, vectors, items, titles, withdraw_missing)
     if as_json:
         show.document({"status": "done", "artifact": str(artifact), **told})
+
+
+def _check(vectors: Path | None, restore: int | None, more: bool) -> None:
+    """`more`: whether options that go with --vectors are given."""
+    if (vectors is None) == (restore is None):
+        raise InputError(
+            "either new vectors are given, or a version to put back",
+            where="refresh-items",
+            fix="say --vectors FILE, or --restore N",
+        )
+    if restore is not None and more:
+        raise InputError(
+            "a version that is put back comes as it was: --items, --titles and --withdraw-missing go with "
+            "--vectors",
+            where="refresh-items",
+            fix=f"say --restore {restore} alone",
+        )
 
 
 def _refresh(
