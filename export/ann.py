@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field
 
-from export.parity import compare, summary
+from export.exact import agreements
+from export.parity import summary
 from recommender.data.config import Section
 from recommender.errors import GateError, InputError, require
-from recommender.scoring import Float32, HistoryArrays, TopK
+from recommender.scoring import Float32, HistoryArrays
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +27,6 @@ ADDED_AT_ONCE = 65_536
 SMALLEST_QUANTIZED = 1_000  # items from which on products are quantized
 LARGE = 200_000  # items from which on more candidates are needed
 ROUNDING = 1e-6  # per unit of a user's largest score: items that far apart are tied in float32
-USERS_AT_ONCE, SCORES_AT_ONCE = 64, 32_000_000
 MADE_UP_USERS = 256
 
 
@@ -105,20 +105,9 @@ def measure_recall(artifact: "Artifact", history: HistoryArrays, *, histories: s
     """The share of the exact ten best (by the same user vectors) that the lists of an artifact hold.
 
     An item whose score equals that of the tenth up to rounding counts as the tenth. `histories`: what they
-    are, for people.
+    are, for people. Raises GateError where a score leaves the range of float32.
     """
-    size = max(1, min(USERS_AT_ONCE, SCORES_AT_ONCE // (artifact.n_items + 1)))
-    agreements = []
-    for start in range(0, len(history.items), size):
-        part = slice(start, start + size)
-        asked = HistoryArrays(history.items[part], None if history.seen is None else history.seen[part])
-        scores = artifact.user_vectors(asked) @ artifact.table.T
-        scores[:, 0] = -np.inf
-        if asked.seen is not None:
-            np.put_along_axis(scores, asked.seen, -np.inf, axis=1)
-        best = TopK(*artifact.top_k(asked, artifact.limit))
-        agreements.append(compare(scores, best, atol=ROUNDING))
-    found = summary(agreements)
+    found = summary(agreements(artifact, history, atol=ROUNDING))
     return {
         "recall": found["top10_overlap_outside_margin"],
         "depth": min(10, artifact.limit),

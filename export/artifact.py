@@ -146,29 +146,39 @@ def keep_variants(folder: Path, keep: Sequence[str], default: str, measured: Map
     write_golden(folder)
 
 
-def write_golden(folder: Path, *, version: int | None = None, publish: bool = True) -> None:
-    """Answer made-up requests with the default variant of a version, and seal that version again."""
-    artifact = Artifact(folder, threads=1, verify=False, version=version)
+def write_golden(folder: Path) -> None:
+    """Answer made-up requests with the default variant of an artifact that nobody uses yet, and seal it."""
+    artifact = Artifact(folder, threads=1, verify=False)
     golden = golden_requests(artifact, artifact.limit)
     write_json(folder / artifact.manifest["catalogue"]["folder"] / "golden.json", golden)
-    seal(folder, artifact.manifest, publish=publish)
+    seal(folder, artifact.manifest)
 
 
-def seal(folder: Path, manifest: dict[str, Any], *, publish: bool = True) -> None:
-    """Write the manifest of a version, with the size and digest of its files and of those that all share.
+def seal(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write the manifest, with the size and digest of every file that it names, whatever else lies there.
 
-    It lies in the folder of its catalogue, so that the version can be put back, and (`publish`) at the top,
-    where it says which version is in use.
+    It stands at the top, where it says which version of the catalogue is in use, and in the folder of that
+    version, so that the version can be put back. Raises FileNotFoundError when a file is missing; only
+    golden.json may come later.
     """
     used = manifest["catalogue"]["folder"]
-    places = [path for path in [*folder.iterdir(), *(folder / used).iterdir()] if path.is_file()]
-    names = sorted(path.relative_to(folder).as_posix() for path in places if path.name not in OUTSIDE_DIGESTS)
+    names = named_files(manifest)
+    if not (folder / used / "golden.json").is_file():
+        names.remove(f"{used}/golden.json")
     files = {
         name: {"size_bytes": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)}
-        for name in names
+        for name in sorted(names)
     }
-    for place in (folder / used, folder) if publish else (folder / used,):
+    for place in (folder / used, folder):
         write_json(place / "manifest.json", manifest | {"files": files})
+
+
+def named_files(manifest: Mapping[str, Any]) -> set[str]:
+    """The files that an artifact consists of, manifests aside, relative to its folder."""
+    of_variants = {name for entry in manifest["variants"] for name in entry["files"]}
+    of_catalogue = (*runtime.CATALOGUE_FILES, "items.parquet", "golden.json")
+    used = manifest["catalogue"]["folder"]
+    return of_variants | {manifest["body"], "runtime.py"} | {f"{used}/{name}" for name in of_catalogue}
 
 
 def _manifest(

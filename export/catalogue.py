@@ -21,7 +21,8 @@ from recommender.errors import InputError
 from recommender.scoring import TABLE_BLOCK, whole_blocks
 
 Float32 = NDArray[np.float32]
-ROWS_AT_ONCE = 262_144
+Int64 = NDArray[np.int64]
+ROWS_AT_ONCE = 65_536
 BLOCK = TABLE_BLOCK
 """64 to 1024 are alike in speed."""
 
@@ -36,19 +37,21 @@ def padded_rows(n_items: int, block: int = BLOCK) -> int:
     return whole_blocks(n_items + 1, block)
 
 
-def write_catalogue(folder: Path, items: pl.DataFrame, table: Float32) -> None:
+def write_catalogue(folder: Path, items: pl.DataFrame, table: Float32, places: Int64 | None = None) -> None:
     """Write one version into an empty folder.
 
     items: `item_id`, perhaps `row` (1..n in any order; without it rows are given in the order of the lines),
-    `title` and further text columns; table: float32 [n_items + 1, D], row 0 unused. Raises InputError for ids
+    `title` and further text columns; table: float32 [n_items + 1, D], row 0 unused, or with `places` int64
+    [n_items] any [m, D]: where in it the vector of each row stands, row 1 first. Raises InputError for ids
     that are missing or there twice, and for vectors that do not fit or are not finite.
     """
     items = _by_row(items)
-    _check_ids(items["item_id"])
-    if len(table) != len(items) + 1:
-        raise InputError(f"{len(table) - 1} item vectors for {len(items)} items", where=str(folder))
+    check_ids(items["item_id"])
+    count = len(table) - 1 if places is None else len(places)
+    if count != len(items):
+        raise InputError(f"{count} item vectors for {len(items)} items", where=str(folder))
     items.write_parquet(folder / "items.parquet")
-    _write_table(folder / "item_table.npy", table)
+    _write_table(folder / "item_table.npy", table, places, count)
     _write_texts(folder, "ids", items["item_id"])
     np.save(folder / "ids.order.npy", items["item_id"].arg_sort().to_numpy().astype(np.int64))
     titles = items["title"].fill_null("") if "title" in items.columns else [""] * len(items)
@@ -62,7 +65,8 @@ def _by_row(items: pl.DataFrame) -> pl.DataFrame:
     return items.select(pl.int_range(1, pl.len() + 1, dtype=pl.Int64).alias("row"), pl.all())
 
 
-def _check_ids(ids: pl.Series) -> None:
+def check_ids(ids: pl.Series) -> None:
+    """Raise InputError for ids that are missing or there twice."""
     if ids.null_count():
         raise InputError(f"{ids.null_count()} items have no id", where="item_id")
     twice = ids.filter(ids.is_duplicated()).unique(maintain_order=True)
@@ -70,18 +74,32 @@ def _check_ids(ids: pl.Series) -> None:
         raise InputError(f"{len(twice)} ids are there twice, the first is {twice[0]!r}", where="item_id")
 
 
-def _write_table(path: Path, table: Float32) -> None:
-    """In pieces, so that a table that lies on the disk is never held in memory as a whole."""
-    n_items, width = len(table) - 1, table.shape[1]
-    stored = np.lib.format.open_memmap(path, "w+", np.float32, (padded_rows(n_items), width))
-    for start in range(0, n_items + 1, ROWS_AT_ONCE):
-        part = np.asarray(table[start : start + ROWS_AT_ONCE], dtype=np.float32)
-        bad = np.flatnonzero(~np.isfinite(part).all(axis=1))
-        if len(bad):
-            raise InputError(f"the vector of row {start + bad[0]} is not finite", where="item vectors")
-        stored[start : start + len(part)] = part
-    stored[0] = 0
-    stored.flush()
+def _write_table(path: Path, table: Float32, places: Int64 | None, n_items: int) -> None:
+    """In pieces, so that a table that lies on the disk is never held in memory as a whole.
+
+    Written, not mapped: a full disk is an error here, where it would kill a process that fills in a mapped
+    file.
+    """
+    rows, width = padded_rows(n_items), table.shape[1]
+    header = {
+        "descr": np.lib.format.dtype_to_descr(np.dtype(np.float32)),
+        "fortran_order": False,
+        "shape": (rows, width),
+    }
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(bytes(4 * width))
+        for start in range(0, n_items, ROWS_AT_ONCE):
+            stop = min(start + ROWS_AT_ONCE, n_items)
+            taken = table[start + 1 : stop + 1] if places is None else table[places[start:stop]]
+            part = np.ascontiguousarray(taken, dtype=np.float32)
+            bad = np.flatnonzero(~np.isfinite(part).all(axis=1))
+            if len(bad):
+                raise InputError(
+                    f"the vector of row {start + bad[0] + 1} is not finite", where="item vectors"
+                )
+            file.write(part.data)
+        file.write(bytes(4 * width * (rows - n_items - 1)))
 
 
 def _write_texts(folder: Path, name: str, texts: Iterable[str]) -> None:

@@ -4,7 +4,7 @@ A score may differ by what float32 allows between two runtimes, so a disagreemen
 the reference's own gap between the two items exceeds that margin.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +19,8 @@ from recommender.scoring import Float32, Int64, TopK
 Float64 = NDArray[np.float64]
 Bool = NDArray[np.bool_]
 DEPTH = 10
+Bound = tuple[str, str, float]
+NOTHING_FORBIDDEN: Bound = ("forbidden_items", "<=", 0.0)
 TINY = 1e-12  # keeps the ratio of a model that scores everything 0 finite
 
 
@@ -148,6 +150,25 @@ def summary(agreements: list[Agreement]) -> dict[str, float]:
     }
 
 
+def ranking_bounds(limits: ParityConfig) -> list[Bound]:
+    """What `summary` has to come to where every place in a list has to hold."""
+    return [
+        ("top10_overlap_outside_margin", ">=", limits.min_overlap),
+        ("first_agreement_outside_margin", ">=", limits.min_first),
+        ("order_agreement_outside_margin", ">=", limits.min_order),
+        ("max_score_error", "<=", limits.max_score_error),
+    ]
+
+
+def out_of_bounds(numbers: Mapping[str, float], bounds: Sequence[Bound]) -> list[str]:
+    """Every number that is out of bounds (NaN is), with the bound."""
+    return [
+        f"{name} is {numbers[name]:.6g} (must be {sign} {bound:g})"
+        for name, sign, bound in bounds
+        if not (numbers[name] >= bound if sign == ">=" else abs(numbers[name]) <= bound)
+    ]
+
+
 def gate(
     numbers: Mapping[str, float], limits: ParityConfig, *, lossy: bool = False, where: str = "export.parity"
 ) -> None:
@@ -155,19 +176,8 @@ def gate(
 
     `lossy`: only the quality and the mask have to hold, not every place in a list.
     """
-    quality = [("ndcg10_change", "<=", limits.max_ndcg_change), ("forbidden_items", "<=", 0.0)]
-    ranking = [
-        ("top10_overlap_outside_margin", ">=", limits.min_overlap),
-        ("first_agreement_outside_margin", ">=", limits.min_first),
-        ("order_agreement_outside_margin", ">=", limits.min_order),
-        ("max_score_error", "<=", limits.max_score_error),
-    ]
-    bounds = quality if lossy else ranking + quality
-    failed = [
-        f"{name} is {numbers[name]:.6g} (must be {sign} {bound:g})"
-        for name, sign, bound in bounds
-        if not (numbers[name] >= bound if sign == ">=" else abs(numbers[name]) <= bound)
-    ]
+    quality = [("ndcg10_change", "<=", limits.max_ndcg_change), NOTHING_FORBIDDEN]
+    failed = out_of_bounds(numbers, quality if lossy else [*ranking_bounds(limits), *quality])
     if failed:
         raise GateError(
             f"the exported graph does not rank like its model: {'; '.join(failed)}",

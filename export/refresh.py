@@ -1,35 +1,36 @@
 """Swap the catalogue of an artifact for a new version of it; the body stays as it is, file and digest.
 
-A version is a folder of its own, complete before anything points to it; the manifest, replaced in one step,
-says which is in use. Whoever has the artifact open keeps the version that it opened. Older versions stay and
-can be put back.
+A version is a folder of its own, complete and proved before anything points to it; the manifest, replaced in
+one step, says which is in use. Whoever has the artifact open keeps the version that it opened. Older versions
+stay and can be put back. One refresh at a time holds an artifact; readers are never kept out.
 """
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
 import polars as pl
+from numpy.typing import NDArray
 
-from export.ann import AnnConfig, gate_recall, made_up, measure_recall
-from export.artifact import CANONICAL_FILE, golden_requests, open_artifact, seal, write_golden
+from export.ann import AnnConfig
+from export.artifact import CANONICAL_FILE, named_files, open_artifact, seal, write_golden
 from export.body import item_table
-from export.catalogue import catalogue_name, write_catalogue
+from export.catalogue import ROWS_AT_ONCE, catalogue_name, check_ids, write_catalogue
 from export.entries import half_entry, split_entry
-from export.half_check import gate_agreement, open_rounded
 from export.onnx import save_onnx
-from export.runtime import Artifact, Float32
-from export.variants import CANONICAL, HALF, is_lossy
-from export.verify import replay
+from export.proof import prove_rows, prove_variants
+from export.runtime import ArtifactError, Float32
+from export.variants import CANONICAL, HALF, SPLIT
+from export.versions import held, highest_version, publish, staged, versions
 from recommender.data.prepare import catalogue_digest
-from recommender.errors import InputError
-from recommender.files import complete_folder, read_json, write_json
+from recommender.errors import GateError, InputError, StageError, is_disk_full
+from recommender.files import read_json, write_json
+
+Int64 = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -43,60 +44,89 @@ class Refreshed:
     withdrawn: int
 
 
+class Given(NamedTuple):
+    """What a catalogue is made from."""
+
+    ids: pl.Series
+    vectors: Float32  # [n, D] in the order of the ids
+    source: str
+
+
+class Merged(NamedTuple):
+    """The new catalogue in the order of its rows."""
+
+    items: pl.DataFrame  # item_id and texts
+    places: Int64  # [n] which of the given vectors is whose
+    old_rows: Int64  # [n] rows in the present catalogue, 0 for new items
+
+
 def refresh_items(
     folder: Path, items: pl.DataFrame, vectors: Float32, *, withdraw_missing: bool = False, source: str = ""
 ) -> Refreshed:
     """Make these items and vectors the catalogue of an artifact.
 
-    items: `item_id` and perhaps `title` and further text, in the order of vectors float32 [n, D]. An item of
-    the present catalogue that is not among them is withdrawn with `withdraw_missing`, else that is an error.
-    Items that stay keep their order and, where no text is given for them, their text; new ones follow.
+    items: `item_id` and perhaps `title` and further text, in the order of vectors float32 [n, D]; a column
+    `row` is not read. An item of the present catalogue that is not among them is withdrawn with
+    `withdraw_missing`, else that is an error. Items that stay keep their order and, where no text is given
+    for them, their text; new ones follow.
 
     Raises InputError for a broken artifact, vectors of another width, count or with NaN, ids that are there
-    twice or missing, too few items for the lists, and GateError where a graph then answers differently from
-    the canonical one. Nothing changes unless everything has passed.
+    twice or missing, too few items for the lists; GateError where a graph then ranks otherwise than the
+    vectors do (`export.proof`); StageError while another refresh holds the artifact, or when the disk is
+    full. Nothing changes unless everything has passed.
     """
-    artifact = open_artifact(folder, threads=1)
-    _check(artifact, items, vectors)
-    present = pl.read_parquet(folder / artifact.manifest["catalogue"]["folder"] / "items.parquet")
-    merged, order = _merge(present.sort("row"), items, withdraw_missing=withdraw_missing, where=source)
-    table = np.concatenate((np.zeros((1, vectors.shape[1]), np.float32), vectors[order]))
-    kept = merged["item_id"].is_in(present["item_id"].implode())
-    told = Refreshed(
-        version=1 + max(versions(folder)),
-        items=len(merged),
-        changed=_changed(artifact, merged["item_id"].filter(kept).to_list(), table[1:][kept.to_numpy()]),
-        added=int((~kept).sum()),
-        withdrawn=len(present) - int(kept.sum()),
-    )
-    _write_version(artifact, told, merged, table, source)
-    return told
+    with held(folder):
+        manifest, vectors = open_artifact(folder, threads=1).manifest, np.asarray(vectors, dtype=np.float32)
+        _check(folder, manifest, items, vectors)
+        used = folder / manifest["catalogue"]["folder"]
+        present = pl.read_parquet(used / "items.parquet")
+        merged = _merge(present.sort("row"), items, withdraw_missing=withdraw_missing, where=source)
+        kept = int((merged.old_rows > 0).sum())
+        told = Refreshed(
+            version=1 + highest_version(folder, manifest),
+            items=len(merged.items),
+            changed=_changed(np.load(used / "item_table.npy", mmap_mode="r"), vectors, merged),
+            added=len(merged.items) - kept,
+            withdrawn=len(present) - kept,
+        )
+        given = Given(items["item_id"].cast(pl.String), vectors, source)
+        _make(folder, manifest, told, merged, given)
+        return told
 
 
 def restore(folder: Path, version: int) -> None:
-    """Put an older (or newer) version of the catalogue back into use. Raises InputError when it is broken."""
-    known = versions(folder)
-    if version not in known:
+    """Put an older (or newer) version of the catalogue back into use.
+
+    Raises InputError when there is no such version or it is broken, StageError while a refresh holds the
+    artifact.
+    """
+    with held(folder):
+        known = versions(folder)
+        if version not in known:
+            raise InputError(
+                f"there is no version {version} of the catalogue (there are: {', '.join(map(str, known))})",
+                where=str(folder),
+            )
+        manifest = open_artifact(folder, threads=1, version=version).manifest  # every digest is compared
+        if manifest["catalogue"]["folder"] != catalogue_name(version):
+            raise InputError(
+                f"the manifest in {catalogue_name(version)} is that of {manifest['catalogue']['folder']}",
+                where=str(folder),
+            )
+        highest = highest_version(folder, read_json(folder / "manifest.json"))
+        catalogue = {**manifest["catalogue"], "highest_version": highest}
+        write_json(folder / "manifest.json", manifest | {"catalogue": catalogue})
+
+
+def _check(folder: Path, manifest: Mapping[str, Any], items: pl.DataFrame, vectors: Float32) -> None:
+    width, limit, where = manifest["catalogue"]["width"], manifest["variants"][0]["top_k"], "item vectors"
+    unknown = {entry["name"] for entry in manifest["variants"]} - {CANONICAL, *SPLIT, *HALF}
+    if unknown:
         raise InputError(
-            f"there is no version {version} of the catalogue (there are: {', '.join(map(str, known))})",
+            f"its variants {', '.join(sorted(unknown))} are unknown to this recpress",
             where=str(folder),
+            fix="use the recpress that exported it (manifest.json names its version)",
         )
-    found = open_artifact(folder, threads=1, version=version)  # every digest is compared
-    write_json(folder / "manifest.json", found.manifest)
-
-
-def versions(folder: Path) -> list[int]:
-    """Versions of the catalogue that an artifact holds, ascending. Raises InputError when there is none."""
-    found = sorted(
-        int(path.parent.name.rpartition("-")[2]) for path in folder.glob("catalogue-[0-9]*/manifest.json")
-    )
-    if not found:
-        raise InputError("holds no catalogue: is it an artifact?", where=str(folder))
-    return found
-
-
-def _check(artifact: Artifact, items: pl.DataFrame, vectors: Float32) -> None:
-    width, where = artifact.table.shape[1], "item vectors"
     if vectors.ndim != 2 or vectors.shape[1] != width:
         raise InputError(
             f"the vectors are {' x '.join(map(str, vectors.shape))}, but the body reads vectors of {width} "
@@ -106,70 +136,114 @@ def _check(artifact: Artifact, items: pl.DataFrame, vectors: Float32) -> None:
         )
     if len(vectors) != len(items):
         raise InputError(f"{len(vectors)} vectors for {len(items)} items", where=where)
-    if len(items) < artifact.limit:
+    if len(items) < limit:
         raise InputError(
-            f"{len(items)} items are fewer than the {artifact.limit} that a list may hold", where=where,
+            f"{len(items)} items are fewer than the {limit} that a list may hold", where=where,
             fix="give more items, or export the artifact again with a smaller top_k",
         )  # fmt: skip
 
 
-def _merge(
-    present: pl.DataFrame, given: pl.DataFrame, *, withdraw_missing: bool, where: str
-) -> tuple[pl.DataFrame, "np.ndarray[Any, np.dtype[np.int64]]"]:
-    """The new catalogue (without rows), and for each of its items the place of its vector."""
-    given = given.with_columns(pl.col("item_id").cast(pl.String)).with_row_index("place")
-    texts = [name for name in given.columns if name not in ("item_id", "place", "row")]
-    missing = present.join(given, on="item_id", how="anti")
+def _merge(present: pl.DataFrame, given: pl.DataFrame, *, withdraw_missing: bool, where: str) -> Merged:
+    """Which items the new catalogue holds in which order, and their texts.
+
+    Ids are matched in tables of their own and texts carry whose they are in their names, so that no column
+    that somebody gave can stand in for another.
+    """
+    given = given.select(pl.col("item_id").cast(pl.String), pl.exclude("item_id", "row"))
+    check_ids(given["item_id"])
+    rows, places = present.select("item_id", "row"), given.select("item_id").with_row_index("place")
+    _check_missing(rows.join(places, on="item_id", how="anti"), len(present), withdraw_missing, where)
+    kept = rows.join(places, on="item_id", how="inner", maintain_order="left")
+    new = places.join(rows, on="item_id", how="anti", maintain_order="left")
+    order = pl.concat([kept, new], how="diagonal")
+    texts = order.select("item_id")
+    for whose, frame in (("given", given), ("present", present)):
+        named = frame.select(pl.all().name.prefix(f"{whose} "))
+        texts = texts.join(
+            named, left_on="item_id", right_on=f"{whose} item_id", how="left", maintain_order="left"
+        )
+    names = dict.fromkeys([*present.drop("item_id", "row").columns, *given.drop("item_id").columns])
+    have = set(texts.columns)
+    merged = [
+        pl.coalesce([each for each in (f"given {name}", f"present {name}") if each in have]).alias(name)
+        for name in names
+    ]
+    items = texts.select("item_id", *merged)
+    old_rows = order["row"].fill_null(0).to_numpy().astype(np.int64)
+    return Merged(items, order["place"].to_numpy().astype(np.int64), old_rows)
+
+
+def _check_missing(missing: pl.DataFrame, present: int, withdraw_missing: bool, where: str) -> None:
     if len(missing) and not withdraw_missing:
         shown = ", ".join(map(repr, missing["item_id"][:5]))
         raise InputError(
-            f"{len(missing):,} of the {len(present):,} items have no new vector: {shown}"
+            f"{len(missing):,} of the {present:,} items have no new vector: {shown}"
             f"{', ...' if len(missing) > 5 else ''}",
             where=where or "item vectors",
             fix="give a vector for each of them, or say --withdraw-missing to take them out of the catalogue",
         )
-    old = present.drop("row").join(given, on="item_id", how="inner", suffix=" (new)", maintain_order="left")
-    for name in texts:
-        if name in present.columns:
-            old = old.with_columns(pl.coalesce(f"{name} (new)", name).alias(name)).drop(f"{name} (new)")
-    new = given.join(present, on="item_id", how="anti", maintain_order="left")
-    merged = pl.concat([old, new.drop("row", strict=False)], how="diagonal_relaxed")
-    return merged.drop("place"), merged["place"].to_numpy().astype(np.int64)
 
 
-def _changed(artifact: Artifact, ids: Sequence[str], vectors: Float32) -> int:
-    """How many of the items have another vector than before."""
-    rows = np.array([artifact.rows[item_id] for item_id in ids], np.int64)
-    return int((artifact.table[rows] != vectors).any(axis=1).sum()) if len(rows) else 0
+def _changed(table: Float32, vectors: Float32, merged: Merged) -> int:
+    """How many of the items that stay have another vector than before."""
+    (kept,) = np.nonzero(merged.old_rows)
+    changed = 0
+    for start in range(0, len(kept), ROWS_AT_ONCE):
+        part = kept[start : start + ROWS_AT_ONCE]
+        changed += int((table[merged.old_rows[part]] != vectors[merged.places[part]]).any(axis=1).sum())
+    return changed
+
+
+def _make(folder: Path, old: Mapping[str, Any], told: Refreshed, merged: Merged, given: Given) -> None:
+    """Make a version in an artifact of its own, prove it there, and only then move it to its place."""
+    used = old["catalogue"]["folder"]
+    shared = [name for name in named_files(old) if not name.startswith(f"{used}/")]
+    with staged(folder, told.version, shared) as stage:
+        try:
+            _write_version(stage, folder / used, old, told, merged, given)
+            write_json(stage / "manifest.json", prove_variants(stage))
+            write_golden(stage)
+        except ArtifactError as error:
+            raise GateError(
+                f"a graph does not answer with these vectors: {str(error).replace(str(stage), str(folder))}",
+                where=given.source or "item vectors",
+                fix="give vectors of the model that this artifact was exported from",
+            ) from error
+        except Exception as error:
+            if not is_disk_full(error):
+                raise
+            raise StageError(
+                f"the disk is full ({error}); the catalogue in use is untouched",
+                where=str(folder),
+                fix="free some space, for example delete versions that nobody needs, and give the same "
+                "command again",
+            ) from error
+        publish(stage, folder, told.version)
 
 
 def _write_version(
-    artifact: Artifact, told: Refreshed, items: pl.DataFrame, table: Float32, source: str
+    stage: Path, used: Path, old: Mapping[str, Any], told: Refreshed, merged: Merged, given: Given
 ) -> None:
-    """Write the folder of a version beside the others, prove it, and only then point the manifest to it."""
-    folder, name = artifact.folder, catalogue_name(told.version)
-    canonical = folder / artifact.manifest["catalogue"]["folder"] / CANONICAL_FILE
-    made = folder / name
-    try:
-        with complete_folder(made) as temporary:
-            write_catalogue(temporary, items, table)
-            graphs = _swap_table(canonical, temporary / CANONICAL_FILE, table)
-        manifest: dict[str, Any] = {
-            **artifact.manifest,
-            "catalogue": {
-                "version": told.version, "folder": name, "items": told.items, "width": table.shape[1],
-                "source": source, "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            },
-            "data": {**artifact.manifest["data"], "catalogue_digest": catalogue_digest(items["item_id"])},
-        }  # fmt: skip
-        manifest["data"]["items"] = told.items
-        manifest["variants"] = _entries(artifact.manifest, manifest, made, graphs)
-        seal(folder, manifest, publish=False)
-        _prove(folder, told.version)
-    except BaseException:
-        shutil.rmtree(made, ignore_errors=True)
-        raise
-    write_json(folder / "manifest.json", read_json(made / "manifest.json"))
+    """Write the catalogue of a version, all that is made of it, and its manifest."""
+    name = catalogue_name(told.version)
+    made = stage / name
+    write_catalogue(made, merged.items, given.vectors, merged.places)
+    prove_rows(made, given.ids, given.vectors)
+    table: Float32 = np.load(made / "item_table.npy", mmap_mode="r").view(np.ndarray)[: told.items + 1]
+    graphs = _swap_table(used / CANONICAL_FILE, made / CANONICAL_FILE, table)
+    manifest: dict[str, Any] = {
+        **old,
+        "catalogue": {
+            "version": told.version, "highest_version": told.version, "folder": name, "items": told.items,
+            "width": table.shape[1], "source": given.source,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        },
+        "data": {
+            **old["data"], "items": told.items, "catalogue_digest": catalogue_digest(merged.items["item_id"])
+        },
+    }  # fmt: skip
+    manifest["variants"] = _entries(old, manifest, made, graphs)
+    seal(stage, manifest)
 
 
 def _entries(
@@ -200,31 +274,3 @@ def _swap_table(old: Path, new: Path, table: Float32) -> tuple[str, ...]:
             if not value.is_graph_output():
                 value.shape = None
     return save_onnx(model, new)
-
-
-def _prove(folder: Path, version: int) -> None:
-    """Every variant of a version has to answer made-up requests as the canonical graph does.
-
-    One that ranks otherwise cannot; of an approximate index the recall is measured instead, of half precision
-    how far its lists agree. The answers of the default variant become the version's golden requests. Raises
-    GateError.
-    """
-    canonical = Artifact(folder, variant=CANONICAL, threads=1, version=version)
-    expected = golden_requests(canonical, canonical.limit)
-    for entry in canonical.manifest["variants"]:
-        if entry["name"] in HALF:
-            with TemporaryDirectory() as scratch:
-                opened = open_rounded(folder, entry, Path(scratch), threads=1, version=version)
-                entry["agreement"] = measure_recall(opened, made_up(opened), histories="made-up histories")
-            gate_agreement(entry["agreement"], entry)
-            continue
-        if is_lossy(entry["name"]) and "index" not in entry:  # its head is that of another variant
-            continue
-        opened = Artifact(folder, variant=entry["name"], threads=1, version=version, verify=False)
-        if "index" in entry:
-            entry["recall"] = measure_recall(opened, made_up(opened), histories="made-up histories")
-            gate_recall(entry["recall"], entry)
-        else:
-            replay(opened, expected)
-    seal(folder, canonical.manifest, publish=False)
-    write_golden(folder, version=version, publish=False)

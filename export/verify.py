@@ -1,5 +1,6 @@
 """Is an artifact what it was when it was made? Digests first, then its golden requests."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,11 @@ from typing import Any
 import numpy as np
 
 from export.artifact import OUTSIDE_DIGESTS, open_artifact
-from export.runtime import Artifact, ArtifactError, Recommendation
+from export.runtime import Artifact, ArtifactError, Recommendation, read_manifest
+from export.versions import version_folders
 from recommender.errors import GateError, InputError
 from recommender.files import read_json
+from recommender.lock import LOCK
 
 SCORE_TOLERANCE = 1e-3
 """Per unit of the largest score: another CPU or another onnxruntime may differ by less than this."""
@@ -20,7 +23,7 @@ class Verified:
     """What was checked and found right."""
 
     files: tuple[str, ...]
-    unlisted: tuple[str, ...]  # files in the folder that no digest covers, card.md and bytecode aside
+    unlisted: tuple[str, ...]  # files that no digest covers; card.md, bytecode, lock aside
     requests: int
     max_score_difference: float
 
@@ -35,26 +38,27 @@ def verify_artifact(folder: Path, *, threads: int | None = 1) -> Verified:
     present = {
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
-        if path.is_file() and path.suffix != ".pyc" and not _is_other_version(path, artifact)
+        if path.is_file() and path.suffix != ".pyc"
     }
+    known = listed | _of_versions(folder) | {*OUTSIDE_DIGESTS, LOCK}
     requests, worst = replay(
         artifact, read_json(folder / artifact.manifest["catalogue"]["folder"] / "golden.json")
     )
     return Verified(
         files=tuple(sorted(listed)),
-        unlisted=tuple(sorted(present - listed - set(OUTSIDE_DIGESTS))),
+        unlisted=tuple(sorted(present - known)),
         requests=requests,
         max_score_difference=worst,
     )
 
 
-def _is_other_version(path: Path, artifact: Artifact) -> bool:
-    """Whether a file belongs to a version of the catalogue that is not in use, or is the manifest of one."""
-    place = path.relative_to(artifact.folder).parts
-    is_version = (artifact.folder / place[0] / "manifest.json").is_file()
-    return is_version and (
-        place[0] != artifact.manifest["catalogue"]["folder"] or place[1] == "manifest.json"
-    )
+def _of_versions(folder: Path) -> set[str]:
+    """What the versions of the catalogue list, in use or not; nothing of one with a broken manifest."""
+    known: set[str] = set()
+    for version, place in version_folders(folder).items():
+        with suppress(ArtifactError):
+            known |= {f"{place.name}/manifest.json", *read_manifest(folder, version)["files"]}
+    return known
 
 
 def replay(artifact: Artifact, golden: dict[str, Any]) -> tuple[int, float]:

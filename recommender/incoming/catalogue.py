@@ -34,7 +34,9 @@ def read_catalogue(
     else:
         numbers = read_map(items)
         check_rows(numbers["index"], len(table), items, vectors.name)
-        frame, table = numbers.select("item_id"), table[numbers["index"].to_numpy()]
+        frame, rows = numbers.select("item_id"), numbers["index"].to_numpy()
+        if not np.array_equal(rows, np.arange(len(table))):  # else the table would be copied for nothing
+            table = table[rows]
     return (frame if titles is None else _titled(frame, titles)), table
 
 

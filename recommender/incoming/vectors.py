@@ -91,7 +91,7 @@ def _chosen(found: dict[str, Tensor], name: str | None, file: Path) -> Tensor:
 
 def _array(file: Path) -> Tensor:
     try:
-        array = np.load(file, allow_pickle=False)
+        array = np.load(file, allow_pickle=False, mmap_mode="c")  # private pages: the file stays as it is
     except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise InputError(f"cannot be read as a NumPy array: {error}", where=str(file)) from error
     if not isinstance(array, np.ndarray):
@@ -103,7 +103,7 @@ def _array(file: Path) -> Tensor:
         )
     if array.dtype.kind != "f":
         raise InputError(f"holds {array.dtype}, not numbers with a fraction", where=str(file))
-    return finite(torch.from_numpy(array.astype(np.float32)), "the array", file)
+    return finite(torch.from_numpy(array.astype(np.float32, copy=False)), "the array", file)
 
 
 def _from_parquet(file: Path) -> Vectors:

@@ -26,7 +26,11 @@ def refresh_items(
         ),
     ] = None,
     titles: Annotated[
-        Path | None, typer.Option("--titles", help="Titles of new items: a table with item_id and title.")
+        Path | None,
+        typer.Option(
+            "--titles",
+            help="Titles of new items, and other ones of items that stay: a table with item_id and title.",
+        ),
     ] = None,
     withdraw_missing: Annotated[
         bool,
@@ -39,16 +43,12 @@ def refresh_items(
 ) -> None:
     """Swap the catalogue of an artifact without touching its body; readers that have it open are unharmed.
 
-    The vectors must come from the model that the artifact was exported from. Older versions stay.
+    The vectors must come from the model that the artifact was exported from. A variant that does not rank
+    them as their exact product stops the refresh. Older versions stay.
 
     Example: recpress refresh-items runs/quickstart/artifacts/student-onnx --vectors new-vectors.parquet
     """
-    if (vectors is None) == (restore is None):
-        raise InputError(
-            "either new vectors are given, or a version to put back",
-            where="refresh-items",
-            fix="say --vectors FILE, or --restore N",
-        )
+    _check(vectors, restore, items is not None or titles is not None or withdraw_missing)
     if restore is not None:
         from export.refresh import restore as put_back
 
@@ -60,6 +60,23 @@ def refresh_items(
         told = _refresh(artifact, vectors, items, titles, withdraw_missing)
     if as_json:
         show.document({"status": "done", "artifact": str(artifact), **told})
+
+
+def _check(vectors: Path | None, restore: int | None, more: bool) -> None:
+    """`more`: whether options that go with --vectors are given."""
+    if (vectors is None) == (restore is None):
+        raise InputError(
+            "either new vectors are given, or a version to put back",
+            where="refresh-items",
+            fix="say --vectors FILE, or --restore N",
+        )
+    if restore is not None and more:
+        raise InputError(
+            "a version that is put back comes as it was: --items, --titles and --withdraw-missing go with "
+            "--vectors",
+            where="refresh-items",
+            fix=f"say --restore {restore} alone",
+        )
 
 
 def _refresh(

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from export import runtime
-from export.artifact import Origin, open_artifact, write_artifact
+from export.artifact import Origin, open_artifact, seal, write_artifact
 from recommender.data.prepared import Prepared
 from recommender.errors import InputError
 from recommender.files import sha256_file
@@ -106,6 +106,23 @@ def test_a_failed_export_leaves_nothing_and_keeps_what_was_there(prepared: Prepa
         write_artifact(tiny_model("popularity"), folder, prepared=prepared, origin=origin, top_k=99, opset=23)
     assert manifest(folder) == before
     assert [path.name for path in tmp_path.iterdir()] == ["artifact"]
+
+
+def test_a_stray_file_is_not_sealed_and_may_come_and_go(folder: Path) -> None:
+    strays = [folder / "serve.log", folder / ".manifest.json.77.tmp", folder / "catalogue-1" / "notes.txt"]
+    for stray in strays:
+        stray.write_text("a")
+    seal(folder, manifest(folder))
+    assert set(manifest(folder)["files"]) == {name for name in FILES if not name.endswith("manifest.json")}
+    for stray in strays:
+        stray.unlink()
+    assert open_artifact(folder).n_items == N_ITEMS
+
+
+def test_a_file_that_is_named_and_not_there_is_not_sealed_over(folder: Path) -> None:
+    (folder / "catalogue-1" / "head-exact.onnx").unlink()
+    with pytest.raises(FileNotFoundError, match=r"head-exact\.onnx"):
+        seal(folder, manifest(folder))
 
 
 def test_card_md_may_come_later(folder: Path) -> None:

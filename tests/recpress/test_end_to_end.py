@@ -239,6 +239,10 @@ def test_the_catalogue_of_an_artifact_is_swapped_and_put_back(
     frame.head(20).write_parquet(tmp_path / "few.parquet")
     assert main(["refresh-items", str(copy), "--vectors", str(tmp_path / "few.parquet")]) == 2
     assert "--withdraw-missing" in capsys.readouterr().err
+    for more in (["--withdraw-missing"], ["--titles", str(tmp_path / "titles.csv")], ["--items", "map.csv"]):
+        assert main(["refresh-items", str(copy), "--restore", "1", *more]) == 2
+        assert "say --restore 1 alone" in capsys.readouterr().err
+    assert Artifact(copy).version == 2
     assert main(["refresh-items", str(copy), "--restore", "1"]) == 0
     assert main(["recommend", str(copy), "--history", "fresh"]) == 2
 

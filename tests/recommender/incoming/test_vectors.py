@@ -11,6 +11,7 @@ import torch
 from recommender.checkpoint import load_checkpoint
 from recommender.data.prepared import Prepared
 from recommender.errors import InputError
+from recommender.incoming.catalogue import read_catalogue
 from recommender.incoming.vectors import read_vectors
 from recommender.models.interface import History
 from tests.recommender.incoming.conftest import FOREIGN, ITEMS, Import, saved
@@ -36,6 +37,20 @@ def test_every_kind_of_file_gives_the_same_table(kind: str, tmp_path: Path) -> N
     found = read_vectors(write(tmp_path, kind))
     torch.testing.assert_close(found.table, TABLE)
     assert (found.ids is not None) == (kind == "parquet")
+
+
+def test_an_array_is_read_where_it_lies_and_its_file_never_changes(tmp_path: Path) -> None:
+    file = write(tmp_path, "npy")
+    before = file.read_bytes()
+    rows = pl.DataFrame({"index": range(len(TABLE)), "item_id": [f"x{row}" for row in range(len(TABLE))]})
+    for name, given in (("same", rows), ("other", rows.reverse())):
+        given.write_csv(tmp_path / f"{name}.csv")
+        frame, table = read_catalogue(file, tmp_path / f"{name}.csv")
+        wanted = TABLE.numpy()[given["index"].to_numpy()]
+        np.testing.assert_array_equal(table, wanted)
+        assert frame["item_id"].to_list() == given["item_id"].to_list()
+        table[:] = 0
+    assert file.read_bytes() == before
 
 
 def test_columns_of_numbers_are_a_table_too(tmp_path: Path) -> None:
