@@ -105,7 +105,7 @@ def quantize(table: Float32, path: Path, rows_at_once: int = 65_536) -> Float32:
     Symmetric, one scale per item: the largest of its values becomes 127.
     """
     rows, width = table.shape
-    stored = np.lib.format.open_memmap(path, "w+", np.int8, (width, rows))
+    stored = np.empty((width, rows), np.int8)  # in memory: a full disk ends whoever fills in a mapped file
     scales = np.empty(rows, np.float32)
     for start in range(0, rows, rows_at_once):
         part = np.asarray(table[start : start + rows_at_once])
@@ -113,7 +113,7 @@ def quantize(table: Float32, path: Path, rows_at_once: int = 65_536) -> Float32:
         scales[start : start + rows_at_once] = scale
         steps = part / np.where(scale == 0, np.float32(1), scale)[:, None]
         stored[:, start : start + rows_at_once] = np.rint(steps).astype(np.int8).T
-    stored.flush()
+    np.save(path, stored)
     return scales
 
 
