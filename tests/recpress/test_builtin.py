@@ -20,9 +20,10 @@ from tests.recpress.fakes import FAKES
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted(recipes_folder().glob("*.yaml"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+OPTIONAL = PROJECT["optional-dependencies"]
 DEPENDENCIES = {
     re.split(r"[^\w.-]", line)[0]
-    for line in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["quantize"]]
+    for line in [*PROJECT["dependencies"], *OPTIONAL["quantize"], *OPTIONAL["ann"]]
 }
 PACKAGES = ("recpress", "compress", "export", "bench", "recommender")
 

@@ -13,7 +13,6 @@ Run: python docs/results/scripts/collect.py [--out FILE] [--ranks] RUN_FOLDER...
 import argparse
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,9 +43,16 @@ def keep_ranks(run: Path, folder: Path) -> None:
     """The report and, without targets, the ranks of the only bench of a run."""
     (ranks,) = run.glob("stages/*/ranks.parquet")
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(run / "report.json", folder / "report.json")
+    report = json.loads((run / "report.json").read_text())
+    kept = report | {"command": command_of(report, run)}
+    (folder / "report.json").write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n")
     table = pl.read_parquet(ranks).drop("target").sort("candidate", "seed", "user")
     table.write_parquet(folder / "ranks.parquet", compression="zstd", compression_level=19)
+
+
+def command_of(report: dict[str, Any], run: Path) -> str:
+    """The command of a report, as if its run lay below `runs/`."""
+    return re.sub(r"--out \S+", f"--out runs/{run.name}", report["command"])
 
 
 def of_report(run: Path) -> Iterator[dict[str, Any]]:
@@ -57,7 +63,7 @@ def of_report(run: Path) -> Iterator[dict[str, Any]]:
     common = {
         "run": run.name,
         "created": report["created"],
-        "command": re.sub(r"--out \S+", f"--out runs/{run.name}", report["command"]),
+        "command": command_of(report, run),
         **{key: report[key] for key in ("recipe", "seeds", "dataset", "evaluation", "environment")},
     }
     yield from (common | {"candidate": candidate} for candidate in report["candidates"])
