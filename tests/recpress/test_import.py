@@ -34,8 +34,8 @@ IMPORTS = {
 COMPRESS = """
   - {stage: prune-depth, of: teacher, as: pruned, keep: 1}
   - {stage: distill, of: pruned, teacher: teacher, as: student, blocks: 1, weights: {ms: 0}, epochs: 1}
-  - {stage: export, of: student, as: student-onnx, top_k: 10, parity: {users: 16}}
-  - {stage: export, of: teacher, as: teacher-onnx, top_k: 10, parity: {users: 16}}
+  - {stage: export, of: student, as: student-onnx, variants: [], top_k: 10, parity: {users: 16}}
+  - {stage: export, of: teacher, as: teacher-onnx, variants: [], top_k: 10, parity: {users: 16}}
 """
 
 
@@ -94,7 +94,7 @@ def test_an_imported_table_is_exported_and_gives_item_vectors(
     model = "{kind: llm, layers: 1, hidden: 16, heads: 2, item_vectors: frozen, items_from: table}"
     more = (
         f"  - {{stage: train, as: llm, model: {model}, epochs: 1}}\n"
-        "  - {stage: export, of: table, as: table-onnx, top_k: 10, parity: {users: 16}}\n"
+        "  - {stage: export, of: table, as: table-onnx, variants: [], top_k: 10, parity: {users: 16}}\n"
     )
     out = tmp_path / "run"
     go(["run", recipe(home, IMPORTS["item-vectors"], more)], out, capsys)

@@ -35,7 +35,7 @@ stages:
     epochs: 3
     batch_size: 32
     save_every_seconds: 0
-  - {stage: export, of: student, as: student-onnx, top_k: 10, parity: {users: 16}}
+  - {stage: export, of: student, as: student-onnx, variants: [], top_k: 10, parity: {users: 16}}
   - stage: bench
     compare: [teacher, student, student-onnx]
     batch_sizes: [1]
