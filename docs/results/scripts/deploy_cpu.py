@@ -50,8 +50,13 @@ def row(timed: Timed, name: str) -> dict[str, Any]:
         if name != against:
             ratio = speedup(timed, name, against, draws=DRAWS, seed=0)
             found[f"against {against}"] = {"ratio": ratio.ratio, "ci95": ratio.ci95}
-            found["aa_floor"], found["aa_ci95"] = ratio.aa_floor, ratio.aa_ci95
     return found
+
+
+def same(timed: Timed) -> dict[str, Any]:
+    """What torch comes to against itself in a second process."""
+    ratio = speedup(timed, TORCH, TORCH, draws=DRAWS, seed=0)
+    return {"aa_floor_of_torch": ratio.aa_floor, "aa_ci95_of_torch": ratio.aa_ci95}
 
 
 def main() -> None:
@@ -90,7 +95,7 @@ def main() -> None:
                 "command": " ".join(["python", "docs/results/scripts/deploy_cpu.py", *sys.argv[1:]]),
                 "source": options.source, "load": load_name, "batch": batch, "threads": options.threads,
                 "length": load.length, "rounds": len(timed.seconds[TORCH]),
-                "candidates": {name: row(timed, name) for name in refs},
+                "candidates": {name: row(timed, name) for name in refs}, **same(timed),
                 "waited_share": {n: crew.waited_ns[n] / crew.called_ns[n] for n in crew.called_ns},
                 "load_average_before": before,
                 "environment": environment().model_dump(exclude_none=True),
