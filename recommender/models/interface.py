@@ -1,5 +1,6 @@
 """What every recommender of this project is: a user vector, an item table, and named bodies of blocks."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -43,13 +44,14 @@ class Body(Protocol):
         ...
 
 
-class SequentialRecommender(nn.Module):
+class SequentialRecommender(nn.Module, ABC):
     """Scores every item of the catalogue as the next one of a history: user vector x item table."""
 
     objective: Literal["next-item", "cloze"] = "next-item"
     max_length: int
     n_items: int
 
+    @abstractmethod
     def hidden(
         self, history: History, *, blocks: Sequence[int] | None = None, last_only: bool = False
     ) -> Hidden:
@@ -58,20 +60,19 @@ class SequentialRecommender(nn.Module):
         `blocks`: run only these blocks (in this order) instead of all. `last_only`: the caller reads
         nothing but the last position of `final`, so the last block may skip the others.
         """
-        raise NotImplementedError(f"{type(self).__name__}.hidden")
 
+    @abstractmethod
     def project(self, states: Tensor) -> Tensor:
         """Hidden states [..., H] to the item space [..., D]."""
-        raise NotImplementedError(f"{type(self).__name__}.project")
 
     def user_vector(self, history: History) -> Tensor:
         """[B, D]: the vector that scores the next item; computes only what the last position needs."""
         hidden = self.hidden(history, last_only=True)
         return self.project(hidden.final[:, -1])
 
+    @abstractmethod
     def item_table(self) -> Tensor:
         """Output side, [n_items + 1, D], row 0 is padding; bias, norm and temperature folded in."""
-        raise NotImplementedError(f"{type(self).__name__}.item_table")
 
     def bodies(self) -> Mapping[str, Body]:
         """The stacks of blocks that can be pruned, by name ("user", "item")."""

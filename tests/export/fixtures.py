@@ -24,9 +24,20 @@ from recommender.models.config import (
     PopularityConfig,
     SasrecConfig,
 )
-from recommender.models.interface import SequentialRecommender
+from recommender.models.interface import Hidden, History, SequentialRecommender
 
 N_ITEMS, MAX_LENGTH, TOP_K = 40, 12, 15
+
+
+class OnlyVectors(SequentialRecommender):
+    """A model that makes its user vector in one go, and has no stream of states to show."""
+
+    def hidden(self, history: History, **_: object) -> Hidden:
+        raise AssertionError("nobody asks for it")
+
+    def project(self, states: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("nobody asks for it")
+
 
 MODELS: dict[str, ModelConfig] = {
     family: LlmConfig(family=family, layers=2, hidden=16, heads=2, item_dim=8)  # type: ignore[arg-type]

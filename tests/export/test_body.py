@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from export.body import cut_body, item_table, reads_vectors
 from recommender.errors import StageError
-from recommender.models.interface import History, SequentialRecommender
+from recommender.models.interface import History
 from tests.export.bodies import canonical, scoring_graph, session, shapes, user_vectors
-from tests.export.fixtures import MAX_LENGTH, MODELS, N_ITEMS, left_padded, tiny_model
+from tests.export.fixtures import MAX_LENGTH, MODELS, N_ITEMS, OnlyVectors, left_padded, tiny_model
 
 QUICK = ("llama", "sasrec", "item-vectors", "popularity")
 EVERY = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
@@ -66,7 +66,7 @@ def test_another_catalogue_is_served_by_the_same_body() -> None:
     np.testing.assert_array_equal(user_vectors(body, items, old), user_vectors(body, moved, new))
 
 
-class Tied(SequentialRecommender):
+class Tied(OnlyVectors):
     """The mean of the items' vectors, with something wrong in a subclass."""
 
     def __init__(self) -> None:

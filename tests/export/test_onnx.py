@@ -12,7 +12,7 @@ from export.graph import ScoringGraph
 from export.onnx import check_onnx, export_onnx
 from recommender.errors import InputError, StageError
 from recommender.models.interface import History, SequentialRecommender
-from tests.export.fixtures import MAX_LENGTH, N_ITEMS, TOP_K, left_padded, tiny_model
+from tests.export.fixtures import MAX_LENGTH, N_ITEMS, TOP_K, OnlyVectors, left_padded, tiny_model
 
 CONTRACT = ScoringExporterConfig(ScoringSizes(N_ITEMS, MAX_LENGTH, TOP_K))
 NOTHING = np.zeros((1, 1), np.int64)
@@ -71,7 +71,7 @@ def test_default_attributes_are_left_out(exported: Path) -> None:
     assert "softcap" not in names and "qk_matmul_output_mode" not in names
 
 
-class Tied(SequentialRecommender):
+class Tied(OnlyVectors):
     """The mean of the items' vectors, scored against the same vectors."""
 
     def __init__(self, n_items: int) -> None:

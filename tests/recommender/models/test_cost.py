@@ -234,6 +234,12 @@ def test_a_model_that_says_nothing_has_no_formulas() -> None:
         def hidden(self, history: History, **_: Any) -> Hidden:
             raise AssertionError("not needed")
 
+        def project(self, states: torch.Tensor) -> torch.Tensor:
+            raise AssertionError("not needed")
+
+        def item_table(self) -> torch.Tensor:
+            raise AssertionError("not needed")
+
     assert cost_card(Silent()) is None
 
 
