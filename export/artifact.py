@@ -142,7 +142,7 @@ def keep_variants(folder: Path, keep: Sequence[str], default: str, measured: Map
     for name in {name for entry in entries.values() for name in entry["files"]} - needed:
         if Path(name).name not in runtime.CATALOGUE_FILES:
             (folder / name).unlink()
-    seal(folder, manifest)
+    seal(folder, manifest, known=manifest["files"])
     write_golden(folder)
 
 
@@ -150,23 +150,28 @@ def write_golden(folder: Path) -> None:
     """Answer made-up requests with the default variant of an artifact that nobody uses yet, and seal it."""
     artifact = Artifact(folder, threads=1, verify=False)
     golden = golden_requests(artifact, artifact.limit)
-    write_json(folder / artifact.manifest["catalogue"]["folder"] / "golden.json", golden)
-    seal(folder, artifact.manifest)
+    name = f"{artifact.manifest['catalogue']['folder']}/golden.json"
+    write_json(folder / name, golden)
+    others = {file: entry for file, entry in artifact.manifest["files"].items() if file != name}
+    seal(folder, artifact.manifest, known=others)
 
 
-def seal(folder: Path, manifest: dict[str, Any]) -> None:
+def seal(folder: Path, manifest: dict[str, Any], *, known: Mapping[str, Any] | None = None) -> None:
     """Write the manifest, with the size and digest of every file that it names, whatever else lies there.
 
     It stands at the top, where it says which version of the catalogue is in use, and in the folder of that
-    version, so that the version can be put back. Raises FileNotFoundError when a file is missing; only
-    golden.json may come later.
+    version, so that the version can be put back. `known`: entries of files that were digested a moment ago
+    and not written since; they are not read again, as they may be gigabytes. Raises FileNotFoundError when a
+    file is missing; only golden.json may come later.
     """
     used = manifest["catalogue"]["folder"]
     names = named_files(manifest)
     if not (folder / used / "golden.json").is_file():
         names.remove(f"{used}/golden.json")
+    known = known or {}
     files = {
-        name: {"size_bytes": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)}
+        name: known.get(name)
+        or {"size_bytes": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)}
         for name in sorted(names)
     }
     for place in (folder / used, folder):

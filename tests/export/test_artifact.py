@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from export import runtime
-from export.artifact import Origin, open_artifact, seal, write_artifact
+from export.artifact import Origin, keep_variants, open_artifact, seal, write_artifact
 from recommender.data.prepared import Prepared
 from recommender.errors import InputError
 from recommender.files import sha256_file
@@ -146,3 +146,20 @@ def test_a_broken_artifact_is_an_input_error(folder: Path, fault: str) -> None:
     with pytest.raises(InputError, match=r"fp32\.onnx|no artifact") as caught:
         open_artifact(folder)
     assert caught.value.exit_code == 2
+
+
+def test_a_file_is_digested_once_in_an_export_however_often_it_is_sealed(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def counted(path: Path) -> str:
+        read.append(path.name)
+        return sha256_file(path)
+
+    monkeypatch.setattr("export.artifact.sha256_file", counted)
+    folder = make_artifact(tiny_model("sasrec"), tmp_path / "artifact", prepared)
+    keep_variants(folder, ["fp32", "fast"], "fast", {})
+    assert {name for name in read if read.count(name) > 1} == {"golden.json"}  # of another default variant
+    open_artifact(folder)  # compares every digest
+    assert {path.name for path in folder.rglob("*") if path.is_file()} - {"manifest.json"} == set(read)
