@@ -1,7 +1,7 @@
-"""What an engineer gets who exports by hand: `torch.onnx.export` and onnxruntime, both as they are.
+"""What an engineer gets by hand: the model called as it is, or `torch.onnx.export` and onnxruntime as they are.
 
-One graph from histories padded to the full length to the k best: every block computes every position, the
-exporter chooses its own opset, the session its own optimizations. The yardstick of scripts/deploy_cpu.py.
+From histories padded to the full length to the k best: every block computes every position. The exporter
+chooses its own opset, the session its own optimizations. The yardsticks of scripts/deploy_cpu.py.
 """
 
 import tempfile
@@ -18,6 +18,7 @@ from recommender.models.interface import History, SequentialRecommender
 from recommender.scoring import HistoryArrays, Int64, TopK
 
 K = 20
+CALL = 32  # users in one call of the padded model
 
 
 class Plain(nn.Module):
@@ -54,6 +55,35 @@ def export_plain(checkpoint: Path, file: Path) -> None:
     )
 
 
+def padded(history: HistoryArrays, max_length: int) -> tuple[Int64, Int64]:
+    """Histories [B, max_length] and what was seen [B, S], as both yardsticks take them."""
+    items = history.items[:, -max_length:]
+    seen = np.zeros((len(items), 1), np.int64) if history.seen is None else history.seen
+    return np.pad(items, ((0, 0), (max_length - items.shape[1], 0))), seen
+
+
+class PaddedScorer:
+    """The model in eager mode: histories are padded to the full length, `CALL` users are one call."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.model = load_checkpoint(checkpoint)
+        self.plain = Plain(self.model).eval()
+
+    @torch.inference_mode()
+    def top_k(self, history: HistoryArrays, k: int) -> TopK:
+        """The k best of each history."""
+        items, seen = (torch.from_numpy(part) for part in padded(history, self.model.max_length))
+        calls = zip(items.split(CALL), seen.split(CALL), strict=True)
+        rows, scores = zip(*(self.plain(*call) for call in calls), strict=True)
+        return TopK(torch.cat(rows)[:, :k].numpy(), torch.cat(scores)[:, :k].numpy())
+
+
+def open_padded(path: Path, *, threads: int, **_: Any) -> PaddedScorer:
+    """What a child of the bench calls: `path` is the checkpoint."""
+    torch.set_num_threads(threads)
+    return PaddedScorer(path)
+
+
 class PlainScorer:
     """The exported graph: histories are padded to the full length, a batch is one call."""
 
@@ -65,10 +95,8 @@ class PlainScorer:
 
     def top_k(self, history: HistoryArrays, k: int) -> TopK:
         """The k best of each history."""
-        items = history.items[:, -self.max_length :]
-        padded: Int64 = np.pad(items, ((0, 0), (self.max_length - items.shape[1], 0)))
-        seen = np.zeros((len(items), 1), np.int64) if history.seen is None else history.seen
-        rows, scores = self.session.run(None, {"items": padded, "seen": seen})
+        items, seen = padded(history, self.max_length)
+        rows, scores = self.session.run(None, {"items": items, "seen": seen})
         return TopK(rows[:, :k], scores[:, :k])
 
 
