@@ -1,4 +1,4 @@
-"""What an engineer gets by hand: the model called as it is, or `torch.onnx.export` and onnxruntime as they are.
+"""What an engineer gets by hand: the model as it is, or `torch.onnx.export` and onnxruntime as they are.
 
 From histories padded to the full length to the k best: every block computes every position. The exporter
 chooses its own opset, the session its own optimizations. The yardsticks of scripts/deploy_cpu.py.

@@ -1,0 +1,56 @@
+"""The weight matrices inside a body's blocks, as methods that change weights see them: named, [out, in]."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from recommender.models.interface import Body
+
+
+class Linear(NamedTuple):
+    """One matrix product of a body: its module and how its weight lies."""
+
+    name: str  # below the list of blocks: "3.mlp.down_proj"
+    module: nn.Module
+    transposed: bool  # GPT-2 stores [in, out]
+
+    @property
+    def block(self) -> int:
+        """The block that it stands in."""
+        return int(self.name.partition(".")[0])
+
+    def matrix(self) -> Tensor:
+        """[out, in], a view of the weight: what is written into it is in the model."""
+        weight = self.module.weight
+        assert isinstance(weight, Tensor)
+        return weight.detach().T if self.transposed else weight.detach()
+
+
+def body_linears(body: Body) -> Mapping[str, Linear]:
+    """Every matrix of the body's blocks by name, first block first; norms and biases are not in it."""
+    found = {}
+    for name, module in body.blocks.named_modules():
+        if isinstance(module, nn.Linear | Conv1D):
+            found[name] = Linear(name, module, isinstance(module, Conv1D))
+    return found
+
+
+@contextmanager
+def watched(linears: Mapping[str, Linear], see: Callable[[Linear, Tensor], None]) -> Iterator[None]:
+    """While open, every call of a matrix shows its input: `see(linear, input [..., in])`, before it runs."""
+
+    def hook_of(linear: Linear) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            see(linear, args[0].detach())
+
+        return hook
+
+    handles = [each.module.register_forward_pre_hook(hook_of(each)) for each in linears.values()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
