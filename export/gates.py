@@ -91,7 +91,7 @@ class _Judge(NamedTuple):
         context = self.context
         found = measure_parity(
             self.model, artifact, context.prepared, context.split, self.limits,
-            mask_seen=context.evaluation.mask_seen, seed=context.seed,
+            mask_seen=context.evaluation.mask_seen, seed=context.seed, lossy=is_lossy(name),
         )  # fmt: skip
         where = f"export.parity of {name}{how} (worst at {found['worst']})"
         gate(found, self.limits, lossy=is_lossy(name), where=where)

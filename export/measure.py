@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from export.parity import Agreement, ParityConfig, compare, ndcg, summary, top_rows
+from export.parity import Agreement, Float64, ParityConfig, compare, ndcg, ndcg_change, summary, top_rows
 from export.runtime import Artifact
 from recommender.data.prepared import Prepared, Split
 from recommender.evaluate import histories
@@ -15,6 +15,7 @@ from recommender.scoring import Float32, HistoryArrays, Int64, TopK
 
 USERS_AT_ONCE = 64
 SCORES_AT_ONCE = 32_000_000
+AS_IS = "as-is"
 
 
 class Sample(NamedTuple):
@@ -34,27 +35,35 @@ def measure_parity(
     *,
     mask_seen: bool,
     seed: int,
+    lossy: bool = False,
 ) -> dict[str, Any]:
     """Numbers for `export.parity.gate`: over all users, and one short line per way of asking under `by`.
 
     Ways: each length class x each batch size through the served path (`top_k`: padding stripped, like lengths
     together), and `padded`, one raw call at full width. The reference is `model`, padded to full width.
+    NDCG@10 is that of the users as they are, of a `lossy` one that of `quality_users` of them.
     """
     by: dict[str, list[Agreement]] = {}
-    before, after, gold = [], [], []
+    before: list[Float64] = []
+    after: list[Float64] = []
     for sample in samples(prepared, split, model.max_length, config.users, mask_seen=mask_seen, seed=seed):
         for part, targets in _slices(sample, model.n_items):
             reference = reference_scores(model, part)
             answers = dict(_answers(artifact, part, model.max_length, config.batch_sizes))
             for way, answer in answers.items():
                 by.setdefault(f"{sample.name}/{way}", []).append(compare(reference, answer, atol=config.atol))
-            if sample.name == "as-is":
-                before.append(top_rows(reference, min(10, artifact.limit)))
-                after.append(answers[f"batch-{config.batch_sizes[-1]}"].items)
-                gold.append(targets)
-    changes = [ndcg(np.concatenate(lists), np.concatenate(gold)) for lists in (before, after)]
-    named = {"ndcg10_reference": changes[0], "ndcg10_exported": changes[1]}
-    return _numbers(by) | named | {"ndcg10_change": changes[1] - changes[0]}
+            if sample.name == AS_IS:
+                before.append(ndcg(top_rows(reference, min(10, artifact.limit)), targets))
+                after.append(ndcg(answers[f"batch-{config.batch_sizes[-1]}"].items, targets))
+    if lossy and config.quality_users > config.users:
+        before, after = [], []
+        *_, sample = samples(
+            prepared, split, model.max_length, config.quality_users, mask_seen=mask_seen, seed=seed
+        )
+        for part, targets in _slices(sample, model.n_items):
+            before.append(ndcg(top_rows(reference_scores(model, part), min(10, artifact.limit)), targets))
+            after.append(ndcg(_served(artifact, part, config.batch_sizes[-1]).items, targets))
+    return _numbers(by) | ndcg_change(np.concatenate(before), np.concatenate(after))
 
 
 def _numbers(by: dict[str, list[Agreement]]) -> dict[str, Any]:
@@ -86,7 +95,7 @@ def samples(
         "medium": max(2, max_length // 2),
         "full": max_length,
     }
-    for name, length in [*lengths.items(), ("as-is", 0)]:
+    for name, length in [*lengths.items(), (AS_IS, 0)]:
         shuffled = rng.permutation(len(everyone))
         order = shuffled[np.argsort(-np.minimum(positions[shuffled], length), kind="stable")]
         chosen = order[:users]
@@ -119,25 +128,27 @@ def _slices(sample: Sample, n_items: int) -> Iterator[tuple[HistoryArrays, Int64
         yield HistoryArrays(sample.histories.items[part], seen), sample.targets[part]
 
 
+def _served(artifact: Artifact, part: HistoryArrays, size: int) -> TopK:
+    """Lists of all users of a part, `size` in a call."""
+    answers = [
+        artifact.top_k(
+            HistoryArrays(
+                part.items[start : start + size],
+                None if part.seen is None else part.seen[start : start + size],
+            ),
+            artifact.limit,
+        )
+        for start in range(0, len(part.items), size)
+    ]
+    return TopK(*(np.concatenate([getattr(one, name) for one in answers]) for name in ("items", "scores")))
+
+
 def _answers(
     artifact: Artifact, part: HistoryArrays, max_length: int, batch_sizes: tuple[int, ...]
 ) -> Iterator[tuple[str, TopK]]:
     """Each way of asking for the same users; the last one is the raw call at full width."""
     for size in batch_sizes:
-        answers = [
-            artifact.top_k(
-                HistoryArrays(
-                    part.items[start : start + size],
-                    None if part.seen is None else part.seen[start : start + size],
-                ),
-                artifact.limit,
-            )
-            for start in range(0, len(part.items), size)
-        ]
-        items, scores = (
-            np.concatenate([getattr(one, name) for one in answers]) for name in ("items", "scores")
-        )
-        yield f"batch-{size}", TopK(items, scores)
+        yield f"batch-{size}", _served(artifact, part, size)
     if artifact.users_per_call is not None:
         return  # a raw call of all is not what is served
     seen = np.zeros((len(part.items), 1), np.int64) if part.seen is None else part.seen

@@ -47,6 +47,12 @@ class ParityConfig(Section):
         0.999, ge=0, le=1, description="share of places in the top 10 not overtaken by a clearly better item"
     )
     max_ndcg_change: float = Field(1e-3, ge=0, description="absolute change of NDCG@10 on the test users")
+    quality_users: int = Field(
+        4096,
+        ge=1,
+        description="test users on whom NDCG@10 of a variant that ranks otherwise (int8-body, fp16, bf16) is "
+        "compared; of a few hundred it changes by more than max_ndcg_change by chance",
+    )
 
 
 class Agreement(NamedTuple):
@@ -123,11 +129,23 @@ def top_rows(scores: Float32, k: int) -> Int64:
     return out
 
 
-def ndcg(items: Int64, targets: Int64, k: int = DEPTH) -> float:
-    """Mean NDCG@k of lists [B, >= k or shorter] for one target row per user."""
+def ndcg(items: Int64, targets: Int64, k: int = DEPTH) -> Float64:
+    """NDCG@k [B] of lists [B, >= k or shorter] for one target row per user."""
     hit = items == targets[:, None]
     ranks = np.where(hit.any(axis=1), hit.argmax(axis=1), -1).astype(np.int64)
-    return float(per_user(ranks, (k,), depth=k)[f"ndcg@{k}"].mean())
+    return per_user(ranks, (k,), depth=k)[f"ndcg@{k}"]
+
+
+def ndcg_change(before: Float64, after: Float64) -> dict[str, float]:
+    """What NDCG@10 of the same users [n] was and is, the change, and the standard error of the change."""
+    change = after - before
+    return {
+        "ndcg10_users": float(len(change)),
+        "ndcg10_reference": float(before.mean()),
+        "ndcg10_exported": float(after.mean()),
+        "ndcg10_change": float(change.mean()),
+        "ndcg10_change_error": float(change.std() / np.sqrt(len(change))),
+    }
 
 
 def summary(agreements: list[Agreement]) -> dict[str, float]:
@@ -178,6 +196,14 @@ def gate(
     """
     quality = [("ndcg10_change", "<=", limits.max_ndcg_change), NOTHING_FORBIDDEN]
     failed = out_of_bounds(numbers, quality if lossy else [*ranking_bounds(limits), *quality])
+    if failed and lossy:
+        raise GateError(
+            f"it does not rank as well as its model: {'; '.join(failed)}",
+            where=where,
+            fix=f"leave it out; over {numbers['ndcg10_users']:.0f} users the change of NDCG@10 has a "
+            f"standard error of {numbers['ndcg10_change_error']:.2g}: where that is not far below the limit, "
+            "raise parity.quality_users",
+        )
     if failed:
         raise GateError(
             f"the exported graph does not rank like its model: {'; '.join(failed)}",

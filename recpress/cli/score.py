@@ -14,8 +14,8 @@ from recpress.cli.options import Json
 from recpress.cli.progress import Display
 
 if TYPE_CHECKING:
-    from export.score import Scored
-    from export.score_input import Layout
+    from export.score.read import Layout
+    from export.score.users import Scored
 
 LINE_EVERY = 30.0  # seconds between lines of progress where there is no terminal
 
@@ -112,8 +112,8 @@ def score(
     """
     layout = _layout(log, user, history=history, separator=separator, item=item, order_by=order_by)
     from export.artifact import open_artifact
-    from export.score import Options
-    from export.score import score as score_users
+    from export.score.users import Options
+    from export.score.users import score as score_users
 
     options = Options(
         layout=layout,
@@ -153,7 +153,7 @@ class Told:
 
 def _layout(log: bool, user: str, **columns: str | None) -> "Layout":
     """The form of the input. Raises InputError for an option that belongs to the other form."""
-    from export.score_input import Interactions, Lines
+    from export.score.read import Interactions, Lines
 
     fitting = ("item", "order_by") if log else ("history", "separator")
     given = {name: value for name, value in columns.items() if value is not None}

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from export.artifact import open_artifact
 from export.measure import measure_parity, samples
-from export.parity import ParityConfig, compare, gate, ndcg, summary, top_rows
+from export.parity import ParityConfig, compare, gate, ndcg, ndcg_change, summary, top_rows
 from recommender.data.prepared import Prepared
 from recommender.errors import GateError
 from recommender.models.interface import SequentialRecommender
@@ -131,7 +131,22 @@ def test_noise_below_half_the_margin_always_passes(seed: int, noise: float) -> N
 
 def test_ndcg_of_lists_has_its_closed_form() -> None:
     lists = np.array([[5, 6, 7], [5, 6, 7], [5, 6, 7]])
-    assert ndcg(lists, np.array([5, 7, 9])) == pytest.approx((1 + 1 / np.log2(4) + 0) / 3)
+    assert ndcg(lists, np.array([5, 7, 9])) == pytest.approx([1, 1 / np.log2(4), 0])
+
+
+def test_a_change_comes_with_its_paired_standard_error() -> None:
+    found = ndcg_change(np.array([1.0, 0.5, 0.0, 0.5]), np.array([0.5, 0.5, 0.5, 0.5]))
+    assert found["ndcg10_users"] == 4 and found["ndcg10_change"] == 0.0
+    assert found["ndcg10_change_error"] == pytest.approx(np.std([-0.5, 0, 0.5, 0]) / 2)
+    assert ndcg_change(np.ones(3), np.ones(3) / 2)["ndcg10_change_error"] == 0.0  # all alike: no doubt
+
+
+def test_a_lossy_variant_is_told_how_sure_its_loss_is() -> None:
+    scores = reference([0.9, 0.8, 0.7])
+    lost = numbers(scores, answer(scores, [1, 2])) | ndcg_change(np.array([1.0, 1.0]), np.array([1.0, 0.9]))
+    with pytest.raises(GateError, match=r"ndcg10_change is -0\.05") as caught:
+        gate(lost, ParityConfig(), lossy=True)
+    assert "over 2 users" in str(caught.value.fix) and "standard error of 0.035" in str(caught.value.fix)
 
 
 def test_samples_are_test_histories_of_the_lengths_they_are_named_after(prepared: Prepared) -> None:
@@ -151,16 +166,33 @@ def test_samples_are_test_histories_of_the_lengths_they_are_named_after(prepared
         assert items[-1] % 40 + 1 == target  # the log walks in a circle: histories belong to their targets
 
 
-def measured(folder, model: SequentialRecommender, prepared: Prepared) -> dict[str, float]:
+def measured(
+    folder,
+    model: SequentialRecommender,
+    prepared: Prepared,
+    *,
+    quality_users: int = 4096,
+    lossy: bool = False,
+) -> dict[str, float]:
     return measure_parity(
         model,
         open_artifact(folder, threads=1),
         prepared,
         prepared.split("leave-one-out"),
-        ParityConfig(users=25),
+        ParityConfig(users=25, quality_users=quality_users),
         mask_seen=True,
         seed=0,
+        lossy=lossy,
     )
+
+
+def test_quality_of_a_lossy_variant_is_that_of_more_users(exported, sasrec, prepared: Prepared) -> None:
+    users = {
+        (count, lossy): measured(exported, sasrec, prepared, quality_users=count, lossy=lossy)["ndcg10_users"]
+        for count, lossy in [(40, True), (10, True), (10**6, True), (40, False)]
+    }
+    everyone = len(prepared.split("leave-one-out").targets("test")[0])
+    assert users == {(40, True): 40, (10, True): 25, (10**6, True): everyone, (40, False): 25}
 
 
 def test_the_exported_graph_passes_on_real_histories(exported, sasrec, prepared: Prepared) -> None:

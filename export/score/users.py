@@ -1,7 +1,7 @@
 """Scores a file of users with an artifact: streaming, in flat memory, and restartable at any moment.
 
-First the whole input is looked through (`score_survey`); then batches of users are scored in the order of the
-input, each into a part of its own (`score_parts`). A job that was killed goes on after its last part, with
+First the whole input is looked through (`survey`); then batches of users are scored in the order of the
+input, each into a part of its own (`parts`). A job that was killed goes on after its last part, with
 the same batches, so its output is that of a job that was left alone.
 """
 
@@ -11,8 +11,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from export.score_answers import Answering, Form, answers, no_answers
-from export.score_input import (
+from export.score.answers import Answering, Form, answers, no_answers
+from export.score.job import check_identity, check_job, check_place, identity_of, refuse_other, stats_of
+from export.score.known import Batch, Catalogue, Duplicates, batches
+from export.score.parts import Parts, fingerprint
+from export.score.read import (
     Histories,
     Interactions,
     Layout,
@@ -21,10 +24,7 @@ from export.score_input import (
     histories,
     order_column,
 )
-from export.score_job import check_identity, check_job, check_place, identity_of, refuse_other, stats_of
-from export.score_known import Batch, Catalogue, Duplicates, batches
-from export.score_parts import Parts, fingerprint
-from export.score_survey import Survey, refuse_unknown, survey
+from export.score.survey import Survey, refuse_unknown, survey
 from recommender.data.readers import files_of
 from recommender.errors import InputError, StageError
 from recommender.stage import Progress, silent

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export import score_known
-from export.score_input import Histories
-from export.score_known import Batch, Catalogue, Duplicates, batches, calls
+from export.score import known
+from export.score.known import Batch, Catalogue, Duplicates, batches, calls
+from export.score.read import Histories
 
 PAST = st.lists(st.lists(st.integers(1, 9), max_size=6), max_size=25)
 
@@ -48,7 +48,7 @@ def test_calls_hold_every_user_with_a_history_left_padded_within_their_room(
     pasts: list[list[int]], cells: int, max_length: int, mask: bool
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(score_known, "SEEN_CELLS", cells)
+        patch.setattr(known, "SEEN_CELLS", cells)
         found = list(calls(batch_of(pasts), max_length, mask_seen=mask))
     told: dict[int, list[int]] = {}
     for places, arrays in found:

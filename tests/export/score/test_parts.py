@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from export import score_parts
-from export.score import Options, score
-from export.score_survey import Survey
+from export.score import parts
+from export.score.survey import Survey
+from export.score.users import Options, score
 from recommender.errors import InputError, StageError
 from tests.export.answering import Circle, left_in, made_up, plainly, rows_of, write_lines
-from tests.export.test_score_restart import Killed, stop_at, stopped
+from tests.export.score.test_restart import Killed, stop_at, stopped
 
 
 def test_an_output_that_appears_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
@@ -138,12 +138,12 @@ def test_a_full_disk_is_told_and_leaves_what_is_finished(
 
     with pytest.MonkeyPatch.context() as patch:
         if moment == "survey":
-            patch.setattr(score_parts, "write_json", no_room)
+            patch.setattr(parts, "write_json", no_room)
             syncs[0] = 2
         elif moment == "part":
             patch.setattr(os, "fsync", no_room)
         else:
-            patch.setattr(score_parts.Parts, "_join", no_room)
+            patch.setattr(parts.Parts, "_join", no_room)
             syncs[0] = 2
         with pytest.raises(StageError, match="the disk is full") as caught:
             score(Circle(), source, output, Options(k=3, batch=9))

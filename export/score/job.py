@@ -5,8 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from export.score_answers import JOINT, Answering, Form
-from export.score_parts import FRESH, fingerprint
+from export.score.answers import JOINT, Answering, Form
+from export.score.parts import FRESH, fingerprint
 from recommender.errors import InputError
 from recommender.files import digest_of, sha256_file
 

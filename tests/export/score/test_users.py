@@ -9,10 +9,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from export import score_input
 from export.runtime import ArtifactError
-from export.score import Options, score
-from export.score_input import Interactions, Lines
+from export.score import read
+from export.score.read import Interactions, Lines
+from export.score.users import Options, score
 from recommender.data import pieces as pieces_module
 from recommender.errors import InputError
 from tests.export.answering import Circle, left_in, made_up, plainly, rows_of, write_lines, write_log
@@ -189,7 +189,7 @@ def test_a_fault_of_reading_is_not_blamed_on_the_output(
         yield
 
     source = write_lines(tmp_path / "users.csv", made_up(3))
-    monkeypatch.setattr(score_input, "pieces", broken)
+    monkeypatch.setattr(read, "pieces", broken)
     with pytest.raises(pl.exceptions.ComputeError, match="odd"):
         score(Circle(), source, tmp_path / "top.csv")
     assert left_in(tmp_path) == {"users.csv"}
@@ -269,7 +269,7 @@ def test_reading_is_never_further_ahead_than_a_piece_and_a_batch(
             ahead[0] -= len(history.items)
             return super().top_k(history, k)
 
-    monkeypatch.setattr(score_input, "pieces", counted)
+    monkeypatch.setattr(read, "pieces", counted)
     score(Watching(), source, tmp_path / "top.parquet", Options(k=3, batch=50))
     assert ahead[0] == 3000
     assert sizes[0] < 300

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from export.score_input import Histories
+from export.score.read import Histories
 from recommender.data.filters import without_repeats
 from recommender.scoring import HistoryArrays
 

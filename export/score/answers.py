@@ -8,7 +8,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from export.runtime import ArtifactError, TopK
-from export.score_known import Batch, calls
+from export.score.known import Batch, calls
 from recommender.errors import InputError
 from recommender.scoring import HistoryArrays
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from export.score import Options, score
-from export.score_input import Interactions
+from export.score.read import Interactions
+from export.score.users import Options, score
 from recommender.errors import InputError
 from tests.export.answering import Circle, left_in, made_up, plainly, rows_of, write_lines, write_log
 

@@ -17,9 +17,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from export.score_input import Histories
-from export.score_known import Catalogue
-from export.score_parts import writing
+from export.score.known import Catalogue
+from export.score.parts import writing
+from export.score.read import Histories
 from recommender.errors import InputError
 from recommender.stage import Progress
 

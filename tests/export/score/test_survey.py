@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export import score_survey
-from export.score_input import Histories
-from export.score_known import Catalogue
-from export.score_survey import near, repeated, survey
+from export.score import survey as survey_module
+from export.score.known import Catalogue
+from export.score.read import Histories
+from export.score.survey import near, repeated, survey
 from recommender.errors import InputError
 from recommender.stage import silent
 
@@ -23,7 +23,7 @@ from recommender.stage import silent
 )
 def test_repeated_values_are_those_that_stand_twice_whatever_the_room(values: list[int], room: int) -> None:
     with tempfile.TemporaryFile() as file, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(score_survey, "HASHES", room // 8 * 8)
+        patch.setattr(survey_module, "HASHES", room // 8 * 8)
         file.write(np.array(values, np.uint64).tobytes())
         found = repeated(file, len(values)).tolist()
     assert found == sorted({value for value in values if values.count(value) > 1})
@@ -39,7 +39,7 @@ def test_everything_is_counted(tmp_path: Path) -> None:
     counts = (found.users, found.interactions, found.unknown_items, found.unknown_users, found.empty_users)
     assert counts == (2, 2, 2, 2, 0)
     assert found.unknown_ids == (("zz", 2),)
-    assert score_survey.Survey.from_json(found.as_json()) == found
+    assert survey_module.Survey.from_json(found.as_json()) == found
     assert not list(tmp_path.iterdir())
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export.score_input import Histories, Interactions, Lines, histories, order_column
+from export.score.read import Histories, Interactions, Lines, histories, order_column
 from recommender.data import pieces as pieces_module
 from recommender.errors import InputError
 from tests.export.answering import made_up, write, write_lines, write_log
