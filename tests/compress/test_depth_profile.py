@@ -11,17 +11,16 @@ import torch
 import yaml
 
 from compress import depth_measures
-from compress.depth_pages import ENOUGH, plan_text, profile_text, spans, suggestion
+from compress.depth_pages import suggestion
 from compress.depth_profile import DepthProfileConfig, doubling, run
 from compress.prune_depth import PruneDepthConfig
 from compress.prune_depth import run as prune
 from recommender.checkpoint import load_checkpoint, read_info, save_checkpoint
 from recommender.data.prepared import Prepared
-from recommender.errors import InputError
 from recommender.files import read_json
-from recommender.models.config import LlmConfig, LoraSettings, PopularityConfig
+from recommender.models.config import LlmConfig, LoraSettings
 from recommender.profile import Depth, DepthProfile
-from recommender.stage import Bound, Context, Shape
+from recommender.stage import Bound, Context
 from recommender.training.validation import validation_quality
 
 from .conftest import MakeContext, bound, train_tiny, write_log
@@ -234,64 +233,6 @@ def test_a_kill_inside_a_training_loses_no_finished_depth_and_less_than_an_epoch
     assert without_times(resumed) == without_times(calm)
 
 
-WRONG = [
-    ({"keep": [1, 2, 1]}, "keep", "1 blocks are listed more than once"),
-    ({"keep": []}, "keep", "an empty list names no depth; null stands for 1, 2, 4, ... and all"),
-    ({"keep": [2, 5]}, "keep", "cannot keep 5 of the 4 blocks of 'source'"),
-]
-
-
-@pytest.mark.parametrize(("values", "field", "message"), WRONG)
-def test_impossible_depths_are_refused_before_and_while_running(
-    values: dict[str, Any], field: str, message: str, teacher: Bound, make_context: MakeContext
-) -> None:
-    known = {"source": Shape("checkpoint", layers=4)}
-    assert config_for(**values).problems(known) == [(field, message)]
-    context = make_context("refused")
-    with pytest.raises(InputError, match=f"depth-profile.{field}: {message}"):
-        run(config_for(**values), {"source": teacher}, context)
-    assert not (context.folder / "profile").exists()
-
-
-@pytest.mark.parametrize("keep", [[0], [-1, 2], 2, [True], ["1"], [1.0], "all"])
-def test_depths_that_no_body_could_have_are_no_config(keep: Any) -> None:
-    with pytest.raises(ValueError, match="keep"):
-        config_for(keep=keep)
-
-
-def test_repeats_are_seen_without_knowing_the_source_and_depth_is_left_to_the_run() -> None:
-    assert config_for(keep=[9]).problems({}) == config_for(keep=[9]).problems({"source": Shape("checkpoint")})
-    assert config_for(keep=[9]).problems({}) == []
-    assert config_for(keep=[3, 3]).problems({}) == [("keep", "3 blocks are listed more than once")]
-    assert config_for().shape({}) == Shape("profile")
-
-
-def test_a_model_without_blocks_is_refused(
-    tmp_path: Path, prepared: Prepared, make_context: MakeContext
-) -> None:
-    known = {"source": Shape("checkpoint", model=PopularityConfig())}
-    assert config_for().problems(known) == [("of", "'source' has no blocks to remove")]
-    popularity, _ = train_tiny(tmp_path / "popularity", prepared, {"kind": "popularity"})
-    with pytest.raises(InputError, match=r"depth-profile\.of: 'source' has no blocks to remove"):
-        profile_of(popularity, make_context("refused"))
-
-
-def test_a_suffix_is_trained_at_the_last_position_only() -> None:
-    model = LlmConfig(backbone="a/model", suffix="next item is")
-    known = {"source": Shape("checkpoint", model=model)}
-    assert config_for(retrain=True).problems(known)[0][0] == "positions"
-    assert config_for(retrain=True, positions="last").problems(known) == []
-    assert config_for().problems(known) == []
-
-
-def test_a_checkpoint_of_another_data_set_is_refused(
-    tmp_path: Path, teacher: Bound, make_context: MakeContext
-) -> None:
-    other = write_log(tmp_path / "other", prefix="x")
-    with pytest.raises(InputError, match="another data set"):
-        profile_of(teacher, make_context("refused", prepared=other))
-
-
 def test_the_plan_is_a_stage_that_runs_and_gives_the_depth_it_names(
     teacher: Bound, make_context: MakeContext
 ) -> None:
@@ -308,83 +249,6 @@ def test_the_plan_is_a_stage_that_runs_and_gives_the_depth_it_names(
     config = PruneDepthConfig.model_validate({**stage, "of": "source"})
     assert prune(config, {"source": teacher}, context).metrics["kept"] == chosen.kept
     assert own_quality(bound("pruned", context.folder), context) == pytest.approx(chosen.quality)
-
-
-def made_up(*depths: tuple[list[int], float, bool]) -> DepthProfile:
-    """A profile of 4 blocks whose depths have these NDCGs, trained or not; the whole has 0.5."""
-    found = [
-        Depth(
-            blocks=len(kept),
-            kept=kept,
-            retrained=trained,
-            quality={"hr@10": 0.6, "ndcg@10": ndcg, "mrr": 0.4},
-            body_parameters=1000 * len(kept),
-            order="greedy" if trained else "first",
-            init="base" if trained else None,
-            seconds_per_epoch=2.5 if trained else None,
-        )
-        for kept, ndcg, trained in (([0, 1, 2, 3], 0.5, False), *depths)
-    ]
-    return DepthProfile.model_validate(
-        {
-            "of": "teacher", "blocks": 4, "users": 10, "seed": 1, "block_influence": [0.4, 0.1, 0.3, 0.2],
-            "cuts": [{"first": at, "length": 1, "distance": 0.4 - at / 10} for at in range(4)],
-            "greedy": [{"block": 1, "validation_loss": 2.5}], "validation_loss": 2.0, "depths": found,
-        }
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("depths", "kept"),
-    [
-        ([([0], 0.4849, False), ([0, 1], 0.4851, False)], [0, 1]),
-        ([([0], 0.49, False), ([2], 0.495, False)], [2]),
-        ([([0], 0.6, False), ([0, 1], 0.3, True), ([0, 1, 2], 0.4, True)], [0, 1, 2]),
-        ([([0], 0.1, False)], [0, 1, 2, 3]),
-        ([([0], 0.1, False), ([0, 3], 0.5, True)], [0, 3]),
-        ([([0], 0.6, True), ([0, 1], 0.7, True), ([0, 1, 2, 3], 0.7, True)], [0, 1]),
-        ([([0], 0.4, True), ([0, 1, 2, 3], 0.3, True), ([0, 3], 0.49, True)], [0, 3]),
-    ],
-    ids=[
-        "fewest with enough",
-        "best of equals",
-        "trained ones decide",
-        "nothing to spare",
-        "trained",
-        "longer training is no merit",
-        "training hurt",
-    ],
-)
-def test_the_fewest_blocks_with_enough_quality_are_suggested(depths: Any, kept: list[int]) -> None:
-    assert ENOUGH == 0.97
-    assert suggestion(made_up(*depths)).kept == kept
-
-
-def test_the_pages_say_what_was_measured() -> None:
-    profile = made_up(([0, 1, 3], 0.48, False), ([0, 3], 0.45, True))
-    page = profile_text(profile, "beauty")
-    blocks = [line.split(" | ")[0] for line in page.splitlines() if line.startswith("| ")]
-    assert blocks[1:6] == ["| ---", "| 1", "| 3", "| 2", "| 0"]
-    assert "| 1 | 0.1000 | 1 | 2.5000 |" in page and "| 3 | 0.2000 |  |  |" in page
-    assert "| 1 | 3 | 0.1000 |" in page
-    assert "| 3 | 0-1, 3 | first | no | 0.4800 | 0.6000 | 0.4000 | 96.0% | 3,000 |  |" in page
-    assert "| 2 | 0, 3 | greedy | from base | 0.4500 | 0.6000 | 0.4000 | 90.0% | 2,000 | 2.5 |" in page
-    assert "Put\n4 into `keep` to tell." in page
-    controlled = profile_text(made_up(([0], 0.6, True), ([0, 1, 2, 3], 0.8, True)), "beauty")
-    assert "to tell" not in controlled and "| 75.0% |" in controlled
-    plan = plan_text(profile, suggestion(profile), "a\nname: b")
-    (stage,) = yaml.safe_load(plan)
-    assert (stage["keep"], stage["init"], stage["of"]) == ([0, 3], "base", "teacher")
-    assert "keep: [0, 1, 3]  0.4800  96.0%  (first)" in plan and "distill" in plan
-
-
-def test_runs_of_blocks_are_written_short() -> None:
-    assert [spans(blocks) for blocks in ([], [2], [0, 1], [0, 1, 2, 5, 7, 8])] == [
-        "",
-        "2",
-        "0-1",
-        "0-2, 5, 7-8",
-    ]
 
 
 def test_only_some_blocks_run_and_their_numbers_count_from_the_kept_ones(teacher: Bound) -> None:
