@@ -79,8 +79,8 @@ def sparsegpt(
 
     `hessian` [in, in] is X^T X; a common factor does not matter. Within a tile of columns the weights of
     least w^2 / U_jj^2 go, over all rows together (2:4: in each group of a row, when its first column is
-    reached), U being the upper Cholesky factor of the inverse damped Hessian. Inputs that are always zero lose
-    their weights. Computed in float32, the factor in float64.
+    reached), U being the upper Cholesky factor of the inverse damped Hessian. Inputs that are always zero
+    lose their weights. Computed in float32, the factor in float64.
 
     Deviation from the authors' code: exact counts, and weights that were zero stay zero.
 
@@ -96,29 +96,34 @@ def sparsegpt(
     _check_pattern(inputs, sparsity, pattern)
     dead = hessian.diagonal() == 0
     factor = inverse_factor(hessian, damping=damping).float()
-    zero = weight == 0
-    work = weight.float().clone()
-    work[:, dead] = 0
-    kept = torch.ones_like(zero)
+    held = (weight == 0) | dead
+    work = weight.float().masked_fill(dead, 0)
+    kept = torch.ones_like(held)
     for first in range(0, inputs, tile):
         here = slice(first, min(first + tile, inputs))
-        columns, errors = work[:, here], torch.zeros_like(work[:, here])
-        upper, held = factor[here, here], zero[:, here] | dead[here]
-        gone = held.clone()
-        if pattern == "unstructured":
-            gone |= _first_to_go(_saliency(columns, upper, held).flatten(), sparsity).view_as(gone)
-        for j in range(columns.shape[1]):
-            if pattern == "2:4" and j % GROUP == 0:
-                group = slice(j, j + GROUP)
-                scores = _saliency(columns[:, group], upper[group, group], held[:, group])
-                gone[:, group] |= _smallest(scores, PRUNED)
-            error = columns[:, j].masked_fill(~gone[:, j], 0) / upper[j, j]
-            columns[:, j:] -= error.unsqueeze(1) * upper[j, j:]  # a view of `work`
-            columns[:, j].masked_fill_(gone[:, j], 0)
-            errors[:, j] = error
+        gone, errors = _prune_tile(work[:, here], factor[here, here], held[:, here], sparsity, pattern)
         work[:, here.stop :] -= errors @ factor[here, here.stop :]
         kept[:, here] = ~gone
     return Pruned(work.to(weight.dtype).masked_fill(~kept, 0), kept)
+
+
+def _prune_tile(
+    columns: Tensor, upper: Tensor, held: Tensor, sparsity: float, pattern: Pattern
+) -> tuple[Tensor, Tensor]:
+    """Prune the columns [out, n] in place; (what goes: bool [out, n], errors for the columns to come)."""
+    gone, errors = held.clone(), torch.zeros_like(columns)
+    if pattern == "unstructured":
+        gone |= _first_to_go(_saliency(columns, upper, held).flatten(), sparsity).view_as(gone)
+    for j in range(columns.shape[1]):
+        if pattern == "2:4" and j % GROUP == 0:
+            group = slice(j, j + GROUP)
+            scores = _saliency(columns[:, group], upper[group, group], held[:, group])
+            gone[:, group] |= _smallest(scores, PRUNED)
+        error = columns[:, j].masked_fill(~gone[:, j], 0) / upper[j, j]
+        columns[:, j:] -= error.unsqueeze(1) * upper[j, j:]
+        columns[:, j].masked_fill_(gone[:, j], 0)
+        errors[:, j] = error
+    return gone, errors
 
 
 def inverse_factor(hessian: Tensor, *, damping: float = DAMPING) -> Tensor:

@@ -181,7 +181,7 @@ class TestSparseGpt:
     def brute_force(
         self, weight: Tensor, hessian: Tensor, sparsity: float, pattern: Pattern, tile: int
     ) -> Tensor:
-        """Column by column in float64, with the inverse of what is left of the Hessian made anew each time."""
+        """Column by column in float64, the inverse of what is left of the Hessian made anew each time."""
         damped = hessian.double()
         damped = damped + DAMPING * damped.diagonal().mean() * torch.eye(len(damped), dtype=torch.float64)
         work = weight.double().clone()
@@ -282,7 +282,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize("name", ALL)
     def test_2_to_4_of_another_share_or_width(self, name: str) -> None:
-        with pytest.raises(ValueError, match="half of the weights, not 0.6"):
+        with pytest.raises(ValueError, match=r"half of the weights, not 0\.6"):
             methods(torch.eye(IN))[name](random(OUT, IN), 0.6, pattern="2:4")
         with pytest.raises(ValueError, match="that 4 divides, not 6"):
             methods(torch.eye(6))[name](random(OUT, 6), 0.5, pattern="2:4")
