@@ -141,7 +141,8 @@ def inverse_factor(hessian: Tensor, *, damping: float = DAMPING) -> Tensor:
     lower, wrong = torch.linalg.cholesky_ex(damped)
     if int(wrong):
         raise ValueError(f"the Hessian is not positive definite with a damping of {damping}")
-    return torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
+    factor: Tensor = torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
+    return factor
 
 
 def relative_error(weight: Tensor, pruned: Tensor, hessian: Tensor) -> float:
