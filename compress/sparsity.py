@@ -145,15 +145,6 @@ def inverse_factor(hessian: Tensor, *, damping: float = DAMPING) -> Tensor:
     return factor
 
 
-def relative_error(weight: Tensor, pruned: Tensor, hessian: Tensor) -> float:
-    """||X W^T - X W'^T||_F / ||X W^T||_F from X^T X [in, in]; 0 where both are zero."""
-    lost, whole = (
-        float(((each @ hessian.double()) * each).sum().clamp(min=0).sqrt())
-        for each in ((weight.double() - pruned.double()), weight.double())
-    )
-    return lost / whole if whole else 0.0
-
-
 def is_2_to_4(weight: Tensor) -> bool:
     """Whether no aligned group of 4 inputs holds more than 2 weights that are not zero."""
     if weight.shape[1] % GROUP:

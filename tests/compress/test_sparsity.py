@@ -16,7 +16,6 @@ from compress.sparsity import (
     is_2_to_4,
     magnitude,
     pruned_count,
-    relative_error,
     sparsegpt,
     wanda,
 )
@@ -36,6 +35,10 @@ def correlated(tokens: int, inputs: int, seed: int = 0) -> Tensor:
     """Inputs that a few directions explain, as those of a trained model are."""
     mixing = random(inputs // 2, inputs, seed=seed + 1)
     return random(tokens, inputs // 2, seed=seed) @ mixing + 0.3 * random(tokens, inputs, seed=seed + 2)
+
+
+def relative_error(weight: Tensor, pruned: Tensor, x: Tensor) -> float:
+    return float((x @ (weight - pruned).T).norm() / (x @ weight.T).norm())
 
 
 def methods(x: Tensor) -> dict[str, Prune]:
@@ -235,7 +238,7 @@ class TestSparseGpt:
                 for name, prune in methods(x).items():
                     pruned = prune(weight, 0.5, pattern=pattern)
                     assert int((pruned.weight == 0).sum()) == 512
-                    losses.setdefault(name, []).append(relative_error(weight, pruned.weight, x.T @ x))
+                    losses.setdefault(name, []).append(relative_error(weight, pruned.weight, x))
             ours = torch.tensor(losses.pop("sparsegpt"))
             for others in map(torch.tensor, losses.values()):
                 assert int((ours < others).sum()) >= 18 and float((ours / others).mean()) < 0.95
@@ -264,13 +267,6 @@ class TestSparseGpt:
         factor = inverse_factor(x.T @ x, damping=0.0)
         assert torch.equal(factor, factor.triu())
         torch.testing.assert_close(factor.T @ factor, (x.T @ x).inverse())
-
-    def test_the_error_from_the_hessian_is_that_of_the_products(self) -> None:
-        weight, x = random(OUT, IN), random(TOKENS, IN, seed=1)
-        pruned = magnitude(weight, 0.5).weight
-        told = float((x @ weight.T - x @ pruned.T).norm() / (x @ weight.T).norm())
-        assert relative_error(weight, pruned, x.T @ x) == pytest.approx(told, rel=1e-5)
-        assert relative_error(torch.zeros(2, IN), torch.zeros(2, IN), x.T @ x) == 0.0
 
 
 class TestRefusals:
