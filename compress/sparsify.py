@@ -163,14 +163,7 @@ def run(config: SparsifyConfig, inputs: Mapping[str, Bound], context: Context) -
         prepared=context.prepared,
         model_config=info.model_config,
         split=context.evaluation.split,
-        about={
-            **info.about,
-            "stage": config.stage,
-            "name": config.as_,
-            "of": config.of,
-            "sparsity": note.model_dump(mode="json"),
-            "best_ndcg": quality["ndcg@10"],
-        },
+        about={**info.about, **_about(config, note), "best_ndcg": quality["ndcg@10"]},
     )
     calibrated = {"users": len(drawn.items), "positions": int((drawn.items != 0).sum())}
     return Outputs({**_zeros(note, info, errors), "calibration": calibrated, **quality})
@@ -210,6 +203,12 @@ def _note(config: SparsifyConfig, pruned: Mapping[str, float], before: Sparsity 
         zeros=0,
         weights=1,
     )
+
+
+def _about(config: SparsifyConfig, note: Sparsity) -> dict[str, Any]:
+    """What the checkpoint says of how it came to be."""
+    own = {"stage": config.stage, "name": config.as_, "of": config.of}
+    return {**own, "sparsity": note.model_dump(mode="json")}
 
 
 def _zeros(note: Sparsity, info: "CheckpointInfo", errors: Mapping[str, float]) -> dict[str, Any]:
