@@ -9,9 +9,11 @@ import numpy as np
 from safetensors import safe_open
 
 from bench.candidates import Candidate, broken, manifest_entry
+from bench.report.parts import Zeros
 from bench.report.schema import Training
 from recommender.checkpoint import read_info
 from recommender.files import read_json
+from recommender.sparsity import noted
 from recommender.stage import Bound
 
 PRECISIONS = {"F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16"}
@@ -26,6 +28,7 @@ class Facts:
     parameters: int | None = None
     body_parameters: int | None = None
     size_bytes: int | None = None
+    zeros: Zeros | None = None
     train: Training | None = None
 
 
@@ -42,9 +45,28 @@ def facts(candidate: Candidate) -> Facts:
             parameters=info.parameters,
             body_parameters=info.body_parameters,
             size_bytes=info.size_bytes,
+            zeros=zeros(info.about, candidate, info.parameters, info.body_parameters),
             train=train,
         )
     return _artifact_facts(candidate, parent)
+
+
+def zeros(
+    noted_in: Mapping[str, Any], candidate: Candidate, parameters: int | None, body_parameters: int | None
+) -> Zeros | None:
+    """Pruned weights by the note in a checkpoint's `about` or a manifest; None where there is none.
+
+    Raises InputError for a broken note.
+    """
+    note = noted(noted_in, str(candidate.bound.path))
+    if note is None:
+        return None
+    return Zeros(
+        pattern=note.pattern,
+        of_body_matrices=note.share,
+        of_body_parameters=note.zeros / body_parameters if body_parameters else None,
+        of_everything=note.zeros / parameters if parameters else None,
+    )
 
 
 def training(metrics: Sequence[Mapping[str, Any]]) -> Training | None:
@@ -93,4 +115,5 @@ def _artifact_facts(candidate: Candidate, parent: str | None) -> Facts:
         parameters=entry.get("parameters"),
         body_parameters=entry.get("body_parameters"),
         size_bytes=size,
+        zeros=zeros(manifest, candidate, entry.get("parameters"), entry.get("body_parameters")),
     )

@@ -38,6 +38,7 @@ def findings(report: Report) -> list[Finding]:
         found += _popularity(report, comparison)
         found += _speed(comparison)
     found += _artifacts(report)
+    found += _zeros(report)
     found += _trainings(report, key)
     found += _measuring(report)
     return found
@@ -199,6 +200,28 @@ def _artifacts(report: Report) -> Iterator[Finding]:
                 f"The artifact {each.name} does not rank as {parent.name} does: "
                 f"{wording.metric(worst, report.evaluation)} {values}."
             )
+
+
+DENSE = ("torch", "onnxruntime")
+"""Runtimes that store and multiply zeros like any other number."""
+
+
+def _zeros(report: Report) -> Iterator[Finding]:
+    """Zeros among weights bring nothing where they are stored and multiplied densely."""
+    for each in report.candidates:
+        if each.zeros is None or each.runtime not in DENSE:
+            continue
+        shares = [(each.zeros.of_body_parameters, "its body"), (each.zeros.of_everything, "everything")]
+        of = ", ".join(f"{share:.0%} of {whole}" for share, whole in shares if share is not None)
+        more = f" ({of})" if of else ""
+        said = (
+            f"{each.name}: {each.zeros.of_body_matrices:.0%} of the weights in the matrices of its blocks "
+            f"are zeros{more}, which save neither time nor memory here: {each.runtime} stores and multiplies "
+            "them like any other number."
+        )
+        if each.zeros.pattern == "2:4":
+            said += " 2:4 is for the sparse tensor cores of a GPU (TensorRT, cuSPARSELt)."
+        yield _fails(said)
 
 
 def _trainings(report: Report, key: str) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from compress.depth import Streams
 from recommender.data.prepared import Prepared, Split
+from recommender.errors import InputError
 from recommender.evaluate import histories
 from recommender.losses import full_softmax
 from recommender.models.interface import Hidden, History, SequentialRecommender
@@ -34,13 +35,22 @@ class Calibration:
 
 
 def sample(prepared: Prepared, split: Split, *, users: int, max_length: int, seed: int) -> Calibration:
-    """Draw at most `users` users; their histories end where the training part ends."""
+    """Draw at most `users` users; their histories end where the training part ends.
+
+    Raises InputError where none of them has a training history and a validation item.
+    """
     everyone, positions = split.targets("valid")
     if users < len(everyone):
         chosen = np.sort(np.random.default_rng(seed).choice(len(everyone), users, replace=False))
         everyone, positions = everyone[chosen], positions[chosen]
     items = histories(prepared, everyone, positions, max_length, mask_seen=False).items
     targets = np.asarray(prepared.items)[np.asarray(prepared.offsets)[everyone] + positions].astype(np.int64)
+    if not items.any():
+        raise InputError(
+            "no user has a training history and a validation item: there is nothing to calibrate on",
+            where="data",
+            fix="give longer histories, or a split that leaves some for training",
+        )
     order = np.argsort((items != 0).sum(axis=1), kind="stable")
     return Calibration(items[order], targets[order])
 

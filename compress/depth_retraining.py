@@ -17,7 +17,9 @@ from recommender.models.adapters import add_adapters, merge_adapters
 from recommender.models.config import LlmConfig
 from recommender.models.hf_body import HuggingFaceBody
 from recommender.models.interface import SequentialRecommender
+from recommender.models.zeros import HeldZeros, held_zeros
 from recommender.profile import Depth, DepthProfile
+from recommender.sparsity import cut, noted
 from recommender.stage import Context
 from recommender.training.config import TrainSettings
 from recommender.training.loop import FitResult, fit
@@ -51,7 +53,8 @@ def retrained(
     scratch.mkdir(exist_ok=True)
     whole = load_checkpoint(source, prepared=context.prepared)
     model = pruned(whole, info, kept, init=init, seed=context.seed)
-    result = _fit(model, info, settings, replace(context, scratch=scratch))
+    note = cut(noted(info.about, str(source)), kept) if init == "teacher" else None
+    result = _fit(model, info, settings, replace(context, scratch=scratch), held_zeros(model, note))
     depth = Depth(
         blocks=len(kept),
         kept=list(kept),
@@ -70,17 +73,21 @@ def retrained(
 
 
 def _fit(
-    model: SequentialRecommender, info: CheckpointInfo, settings: TrainSettings, context: Context
+    model: SequentialRecommender,
+    info: CheckpointInfo,
+    settings: TrainSettings,
+    context: Context,
+    held: HeldZeros | None,
 ) -> FitResult:
     """Next-item training as in the stage `train`, through adapters where the model has them."""
     lora = info.model_config.lora if isinstance(info.model_config, LlmConfig) else None
     body = model.bodies()["user"]
     if lora is not None and isinstance(body, HuggingFaceBody):
-        add_adapters(body, lora, seed=context.seed)
+        add_adapters(body, lora, seed=context.seed, held=held)
     objective = NextItem(model, loss=settings.loss, negatives=settings.negatives, gbce_t=settings.gbce_t)
-    result = fit(objective, model, settings, context)
+    result = fit(objective, model, settings, context, held=held)
     if isinstance(body, HuggingFaceBody):
-        merge_adapters(body)
+        merge_adapters(body, held=held)
     return result
 
 

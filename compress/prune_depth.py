@@ -10,6 +10,7 @@ from recommender.models.config import BODILESS, ModelConfig
 from recommender.stage import Bound, Context, Outputs, Shape, StageConfig
 
 if TYPE_CHECKING:
+    from recommender.checkpoint import CheckpointInfo
     from recommender.models.interface import SequentialRecommender
 
 Importance = Literal["first", "block-influence", "angular", "greedy", "uniform"]
@@ -67,7 +68,8 @@ class PruneDepthConfig(StageConfig):
         layers = self.keep if isinstance(self.keep, int) else len(self.keep)
         source = known.get(self.of)
         model = None if source is None or source.model is None else with_layers(source.model, layers)
-        return Shape("checkpoint", layers=layers, model=model)
+        zeros = source.sparsity if source is not None and self.init == "teacher" else None
+        return Shape("checkpoint", layers=layers, model=model, sparsity=zeros)
 
 
 NO_BLOCKS = "{name!r} has no blocks to remove"
@@ -113,13 +115,14 @@ def run(config: PruneDepthConfig, inputs: Mapping[str, Bound], context: Context)
     removed = parameters_of(source, set(range(layers)) - set(kept))
     origin = origin_of(info, kept, context.seed)
     model = pruned(source, info, kept, init=config.init, seed=context.seed)
+    zeros = zeros_left(model, info, kept, config, context)
     save_checkpoint(
         model,
         context.folder / "checkpoint",
         prepared=context.prepared,
         model_config=with_layers(info.model_config, len(kept)),
         split=context.evaluation.split,
-        about={**origin, "stage": config.stage, "of": config.of, "kept": kept, "init": config.init},
+        about={**origin, **zeros, "stage": config.stage, "of": config.of, "kept": kept, "init": config.init},
     )
     after = read_info(context.folder / "checkpoint")
     return Outputs(
@@ -135,6 +138,30 @@ def run(config: PruneDepthConfig, inputs: Mapping[str, Bound], context: Context)
             "body_parameters_after": after.body_parameters,
         }
     )
+
+
+def zeros_left(
+    model: "SequentialRecommender",
+    info: "CheckpointInfo",
+    kept: Sequence[int],
+    config: PruneDepthConfig,
+    context: Context,
+) -> dict[str, Any]:
+    """What the pruned checkpoint says of zeros: those of the blocks that stay; none with other weights."""
+    from recommender.models.zeros import measure
+    from recommender.sparsity import cut, noted
+
+    note = noted(info.about, config.of)
+    if note is None:
+        return {}
+    left = cut(note, kept) if config.init == "teacher" else None
+    if left is None:
+        lost = (
+            "the blocks that stay are" if config.init == "teacher" else "the weights that it starts from are"
+        )
+        context.progress("note", {"text": f"{config.of} is sparse, {lost} not (init: {config.init})"})
+        return {}
+    return {"sparsity": measure(model.bodies()["user"], left).model_dump(mode="json")}
 
 
 def choose(

@@ -56,6 +56,7 @@ class Origin:
     command: str = ""
     seed: int = 0
     split: Any = None  # `evaluation.split` as JSON; None: not told
+    sparsity: Mapping[str, Any] | None = None  # what the checkpoint notes of zeros; None: nothing
 
 
 def write_artifact(
@@ -208,6 +209,7 @@ def _manifest(
             "split": origin.split,
         },
         "mask_seen": origin.mask_seen,
+        **({} if origin.sparsity is None else {"sparsity": dict(origin.sparsity)}),
         "body": BODY,
         "catalogue": {
             "version": 1,

@@ -118,7 +118,7 @@ def run(config: ExportConfig, inputs: Mapping[str, Bound], context: Context) -> 
 
 def _origin(config: ExportConfig, parent: Bound, context: Context) -> "Origin":
     from export.artifact import Origin
-    from recommender.checkpoint import split_as_json
+    from recommender.checkpoint import read_info, split_as_json
     from recommender.files import folder_digest
 
     return Origin(
@@ -129,6 +129,7 @@ def _origin(config: ExportConfig, parent: Bound, context: Context) -> "Origin":
         command=context.command,
         seed=context.seed,
         split=split_as_json(context.evaluation.split),
+        sparsity=read_info(parent.path).about.get("sparsity"),
     )
 
 

@@ -12,6 +12,7 @@ from recommender.data.config import DataConfig, EvaluationConfig, Section
 from recommender.data.prepared import Prepared, Split
 from recommender.models.config import ModelConfig
 from recommender.scoring import ScorerRef
+from recommender.sparsity import Zeros
 
 Progress = Callable[[str, Mapping[str, Any]], None]
 """Called as progress(event, values): ("start"|"step"|"epoch"|"note"|"done", {...}); values are plain numbers
@@ -47,6 +48,7 @@ class Shape:
     model: ModelConfig | None = None
     top_k: int | None = None  # longest list that it answers
     measures: Measures | None = None  # of a report
+    sparsity: Zeros | None = None  # zeros of the body's matrices, which later stages hold
 
 
 class StageConfig(Section):

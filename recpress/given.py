@@ -12,6 +12,7 @@ from recommender.errors import InputError
 from recommender.files import read_json
 from recommender.profile import DepthProfile
 from recommender.scoring import ScorerRef
+from recommender.sparsity import noted
 from recommender.stage import Bound, Kind, Measures, Shape
 
 if TYPE_CHECKING:
@@ -58,7 +59,13 @@ def shape_of(folder: Path) -> Shape:
     if kind != "checkpoint":
         return Shape(kind)
     info = read_info(folder)
-    return Shape("checkpoint", layers=info.blocks.get("user"), model=info.model_config)
+    note = noted(info.about, str(folder / "config.json"))
+    return Shape(
+        "checkpoint",
+        layers=info.blocks.get("user"),
+        model=info.model_config,
+        sparsity=None if note is None else note.planned,
+    )
 
 
 def bind(name: str, folder: Path, stage_folder: Path | None = None) -> Bound:

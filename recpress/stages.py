@@ -70,6 +70,13 @@ STAGES: StageTable = {
         LEARNING,
         quick=True,
     ),
+    "sparsify": StageKind(
+        "set single weights to zero",
+        "compress.sparsify:SparsifyConfig",
+        "compress.sparsify:run",
+        LEARNING,
+        quick=True,
+    ),
     "depth-profile": StageKind(
         "measure which blocks matter",
         "compress.depth_profile:DepthProfileConfig",

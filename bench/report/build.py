@@ -168,6 +168,7 @@ def _candidate(each: Measured, slices: Sequence[Members], timings: Timings) -> C
         parameters=facts.parameters,
         body_parameters=facts.body_parameters,
         size_bytes=facts.size_bytes,
+        zeros=facts.zeros,
         quality={} if judged is None else judged.quality,
         quality_by_seed=[]
         if judged is None

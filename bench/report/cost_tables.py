@@ -10,7 +10,7 @@ def candidate_table(report: Report) -> Table:
     """What each candidate is and how large."""
     header = (
         "made from", "kind", "runtime", "variant", "precision", "device", "threads", "parameters", "body",
-        "size", "peak memory",
+        "zeros", "size", "peak memory",
     )  # fmt: skip
     rows = [
         row(
@@ -24,12 +24,17 @@ def candidate_table(report: Report) -> Table:
             str(each.threads),
             wording.count(each.parameters),
             wording.count(each.body_parameters),
+            wording.ABSENT
+            if each.zeros is None
+            else f"{each.zeros.of_body_matrices:.0%} ({each.zeros.pattern})",
             wording.size(each.size_bytes),
             wording.size(each.peak_memory_bytes),
         )
         for each in report.candidates
     ]
     note = "Body: blocks, final norm and projections, without item tables, word embeddings and heads."
+    if any(each.zeros is not None for each in report.candidates):
+        note += " Zeros: share of the weights in the matrices of the body's blocks that were pruned to zero."
     if any(each.peak_memory_bytes is not None for each in report.candidates):
         note += " Peak memory: largest resident size of the candidate's own process, libraries included."
     return without_empty_columns(Table("Candidates", note, ("candidate", *header), rows), wording.ABSENT)

@@ -27,6 +27,15 @@ class QualityRatio(Part):
     )
 
 
+class Zeros(Part):
+    """Weights of a body that were pruned to exactly zero; every share says what it is a share of."""
+
+    pattern: Literal["unstructured", "2:4"]
+    of_body_matrices: float = Field(description="of the weights in the matrices of the body's blocks")
+    of_body_parameters: float | None = Field(None, description="of `body_parameters`")
+    of_everything: float | None = Field(None, description="of `parameters`, item table included")
+
+
 class ParetoPoint(Part):
     """One mark of the quality-against-speed plot."""
 

@@ -23,6 +23,7 @@ from bench.report.parts import (
     Sample,
     Saturation,
     SliceRatio,
+    Zeros,
 )
 from bench.report.roofline_parts import Roofline
 from recommender.profile import DepthProfile
@@ -149,6 +150,7 @@ class CandidateReport(Part):
     parameters: int | None = None
     body_parameters: int | None = None
     size_bytes: int | None = None
+    zeros: Zeros | None = Field(None, description="absent: no weights were pruned")
     quality: Metrics
     quality_by_seed: list[SeedQuality]
     slices: list[Slice]

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from recommender.data.config import Section
 from recommender.errors import InputError
 from recommender.models.config import BODILESS, LlmConfig, ModelConfig
+from recommender.sparsity import noted
 from recommender.stage import Bound, Context, Outputs, Shape, StageConfig
 from recommender.training.config import TrainSettings
 
@@ -121,6 +122,8 @@ def _has_suffix(model: ModelConfig | None) -> bool:
 def run(config: DistillConfig, inputs: Mapping[str, Bound], context: Context) -> Outputs:
     """Train, keep the best weights by validation NDCG@10, drop the auxiliary heads, save to `checkpoint/`.
 
+    Zeros that the student's checkpoint notes are held.
+
     Metrics: those of `fit` (every term at the first step and per epoch) and the teacher's validation
     NDCG@10. Raises InputError for sides that do not fit each other or the data, StageError when a term is
     dead at the first step.
@@ -128,6 +131,7 @@ def run(config: DistillConfig, inputs: Mapping[str, Bound], context: Context) ->
     from recommender.checkpoint import load_checkpoint, read_info, save_checkpoint
     from recommender.models.adapters import add_adapters, merge_adapters
     from recommender.models.hf_body import HuggingFaceBody
+    from recommender.models.zeros import held_zeros
     from recommender.training.loop import fit
     from recommender.training.validation import validation_quality
 
@@ -140,11 +144,12 @@ def run(config: DistillConfig, inputs: Mapping[str, Bound], context: Context) ->
     objective = build_objective(config, student, teacher, infos, context.seed)
     body = student.bodies()["user"]
     lora = info.model_config.lora if isinstance(info.model_config, LlmConfig) else None
+    held = held_zeros(student, noted(info.about, str(inputs[config.of].path)))
     if lora is not None and isinstance(body, HuggingFaceBody):
-        add_adapters(body, lora, seed=context.seed)
-    result = fit(objective, student, config, context)
+        add_adapters(body, lora, seed=context.seed, held=held)
+    result = fit(objective, student, config, context, held=held)
     if isinstance(body, HuggingFaceBody):
-        merge_adapters(body)
+        merge_adapters(body, held=held)
     teacher_quality = validation_quality(teacher.to(context.device), context, config.validation_users)
     save_checkpoint(
         student,

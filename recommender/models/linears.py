@@ -14,7 +14,7 @@ class Linear(NamedTuple):
     """One matrix product of a body: its module and how its weight lies."""
 
     name: str  # below the list of blocks: "3.mlp.down_proj"
-    module: nn.Module
+    module: nn.Module  # with the parameter `weight`
     transposed: bool  # GPT-2 stores [in, out]
 
     @property

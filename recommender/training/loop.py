@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from recommender.errors import StageError
 from recommender.models.interface import SequentialRecommender
+from recommender.models.zeros import HeldZeros
 from recommender.ranking import call_cost
 from recommender.stage import Context
 from recommender.training.batches import Step, TrainingSequences
@@ -50,6 +51,7 @@ def fit(
     context: Context,
     *,
     keep_start: bool = False,
+    held: HeldZeros | None = None,
 ) -> FitResult:
     """Train the parameters of `objective` that require gradients; `model` ends with its best weights, in eval
     mode.
@@ -57,21 +59,27 @@ def fit(
     `objective(batch)` returns sums over the batch's real positions; "loss" is minimised, after division by
     the real positions of the whole step, and every other term is logged. If it has `check_first(terms)`, that
     is called with the per-position means of the very first step. With `keep_start` the weights are validated
-    before the first step (epoch 0 of the history) and stay unless an epoch is better. Goes on from
-    `context.scratch` where an earlier run was stopped: the result is the same to the bit on the same machine.
-    Raises StageError when the loss is not finite.
+    before the first step (epoch 0 of the history) and stay unless an epoch is better. Zeros that are `held`
+    are zero after every step. Goes on from `context.scratch` where an earlier run was stopped: the result is
+    the same to the bit on the same machine. Raises StageError when the loss is not finite.
     """
     with torch.random.fork_rng():
-        return _Fit(objective, model, settings, context).run(keep_start)
+        return _Fit(objective, model, settings, context, held).run(keep_start)
 
 
 class _Fit:
     """One training, with its optimizer, counters and best weights."""
 
     def __init__(
-        self, objective: nn.Module, model: SequentialRecommender, settings: TrainSettings, context: Context
+        self,
+        objective: nn.Module,
+        model: SequentialRecommender,
+        settings: TrainSettings,
+        context: Context,
+        held: HeldZeros | None,
     ) -> None:
         self.objective, self.model, self.settings, self.context = objective, model, settings, context
+        self.held = held
         self.accelerator = accelerator_for(settings, context)
         if settings.precision == "fp64":
             objective.double()
@@ -177,9 +185,13 @@ class _Fit:
                 terms[name] = terms.get(name, value.new_zeros(())) + value.detach() * step.weight
         values = {name: float(value) for name, value in self._over_processes(terms).items()}
         self._check(values, step)
+        if self.held is not None:
+            self.held.mask_gradients()
         if self.settings.max_grad_norm is not None:
             accelerator.clip_grad_norm_(self.objective.parameters(), self.settings.max_grad_norm)
         self.optimizer.step()
+        if self.held is not None:
+            self.held.mask_weights()
         self.optimizer.zero_grad()
         self._count(values, step, rate, time.perf_counter() - started)
 

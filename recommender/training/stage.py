@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from recommender.errors import InputError
 from recommender.models.config import BODILESS, ItemVectorsConfig, LlmConfig, ModelConfig, PopularityConfig
+from recommender.sparsity import Sparsity, noted
 from recommender.stage import Bound, Context, Outputs, Shape, StageConfig
 from recommender.training.config import TrainSettings
 
@@ -94,7 +95,9 @@ def run(config: TrainConfig, inputs: Mapping[str, Bound], context: Context) -> O
     if isinstance(model_config, PopularityConfig):
         metrics: dict[str, object] = {"best_ndcg": validation_quality(model, context)["ndcg@10"]}
     else:
-        metrics = _fit(model, model_config, config, context)
+        metrics = _fit(
+            model, model_config, config, context, noted(about, f"the checkpoint {config.start_from}")
+        )
     about |= {"stage": "train", "name": config.as_, "best_ndcg": metrics["best_ndcg"]}
     save_checkpoint(
         model,
@@ -139,25 +142,32 @@ def _start(
 
 
 def _fit(
-    model: "SequentialRecommender", model_config: ModelConfig, config: TrainConfig, context: Context
+    model: "SequentialRecommender",
+    model_config: ModelConfig,
+    config: TrainConfig,
+    context: Context,
+    sparsity: Sparsity | None,
 ) -> dict[str, object]:
+    """Train; where the start is sparse, its zeros are held."""
     from recommender.models.adapters import add_adapters, merge_adapters
     from recommender.models.hf_body import HuggingFaceBody
     from recommender.models.quantized import is_quantized
+    from recommender.models.zeros import held_zeros
     from recommender.training.loop import fit
     from recommender.training.objective import NextItem
     from recommender.training.validation import validation_quality
 
     lora = model_config.lora if isinstance(model_config, LlmConfig) else None
     body = model.bodies().get("user")
+    held = held_zeros(model, sparsity)
     if lora is not None and isinstance(body, HuggingFaceBody):
-        add_adapters(body, lora, seed=context.seed)
+        add_adapters(body, lora, seed=context.seed, held=held)
     objective = NextItem(model, loss=config.loss, negatives=config.negatives, gbce_t=config.gbce_t)
-    result = fit(objective, model, config, context, keep_start=config.start_from is not None)
+    result = fit(objective, model, config, context, keep_start=config.start_from is not None, held=held)
     metrics = result.as_metrics()
     if isinstance(body, HuggingFaceBody):
         quantized = is_quantized(body.backbone)
-        merge_adapters(body)
+        merge_adapters(body, held=held)
         if quantized:  # what is saved is not quite what was validated
             saved = validation_quality(model.to(context.device), context, config.validation_users)
             metrics |= {"quantized_ndcg": result.best_ndcg, "best_ndcg": saved["ndcg@10"]}

@@ -7,8 +7,9 @@ from safetensors.numpy import save_file
 
 from bench.candidates import Candidate, check_answers, device_of, left_out, resolve
 from bench.facts import facts, stored_precision, training
+from bench.report.parts import Zeros
 from recommender.errors import InputError, StageError
-from recommender.files import write_json
+from recommender.files import read_json, write_json
 from recommender.scoring import ScorerRef
 from recommender.stage import Bound
 from tests.bench.fakes import artifact, checkpoint
@@ -113,6 +114,23 @@ def test_a_checkpoint_that_no_stage_made_has_no_parent_and_no_training(bounds: d
     (bounds["student"].stage_folder / "stage.json").unlink()
     found = facts(only(bounds, "student"))
     assert (found.of, found.train, found.parameters) == (None, None, 1000)
+
+
+SPARSE = {
+    "method": "wanda", "pattern": "2:4", "sparsity": 0.5, "matrices": {"0.up": 0.5},
+    "zeros": 100, "weights": 200,
+}  # fmt: skip
+
+
+def test_zeros_are_those_that_the_checkpoint_and_the_manifest_note(bounds: dict[str, Bound]) -> None:
+    assert facts(only(bounds, "student")).zeros is None and facts(only(bounds, "onnx")).zeros is None
+    for name, file in (("student", "config.json"), ("onnx", "manifest.json")):
+        document = read_json(bounds[name].path / file)
+        (document.setdefault("about", {}) if name == "student" else document)["sparsity"] = SPARSE
+        write_json(bounds[name].path / file, document)
+    found = facts(only(bounds, "student")).zeros
+    assert found == Zeros(pattern="2:4", of_body_matrices=0.5, of_body_parameters=0.2, of_everything=0.1)
+    assert facts(only(bounds, "onnx")).zeros == Zeros(pattern="2:4", of_body_matrices=0.5)
 
 
 def test_training_is_the_mean_over_seeds_and_absent_without_epochs() -> None:

@@ -206,3 +206,26 @@ def test_a_bench_of_one_candidate_has_nothing_to_say() -> None:
 def test_the_report_of_a_real_bench_has_findings(report: Report) -> None:
     texts = [each.text for each in findings(report)]
     assert any("student is worse than teacher" in text for text in texts)
+
+
+ZEROS = {"pattern": "2:4", "of_body_matrices": 0.5, "of_body_parameters": 0.44, "of_everything": 0.06}
+
+
+def test_zeros_bring_nothing_where_they_are_multiplied_like_any_number() -> None:
+    sparse = report(candidates=[candidate("teacher"), candidate("student", zeros=ZEROS)])
+    found = one(sparse, "zeros")
+    assert found.kind == "fails"
+    assert found.text.startswith(
+        "student: 50% of the weights in the matrices of its blocks are zeros "
+        "(44% of its body, 6% of everything), which save neither time nor memory here: torch stores"
+    )
+    assert "2:4 is for the sparse tensor cores of a GPU" in found.text
+
+
+def test_zeros_that_are_not_there_or_are_made_use_of_are_not_told_of() -> None:
+    assert said(report(), "zeros") == []
+    served = candidate("student", zeros=ZEROS, runtime="tensorrt")
+    assert said(report(candidates=[candidate("teacher"), served]), "zeros") == []
+    plain = candidate("student", zeros={"pattern": "unstructured", "of_body_matrices": 0.5})
+    text = one(report(candidates=[candidate("teacher"), plain]), "zeros").text
+    assert "are zeros, which" in text and "2:4" not in text

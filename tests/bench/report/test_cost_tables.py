@@ -2,6 +2,7 @@ import pytest
 
 from bench.report import wording
 from bench.report.cost_tables import candidate_table, cost_table, energy_table, smaller_tables, training_table
+from bench.report.parts import Zeros
 from bench.report.schema import Report
 from tests.bench.report.full import full_report
 from tests.bench.report.test_quality_tables import row
@@ -18,6 +19,19 @@ def test_candidates_are_described(full: Report) -> None:
     assert (student["made from"], student["size"], student["peak memory"]) == ("pruned", "17.1 MB", "910 MB")
     failed = row(candidate_table(full), "student-w4")
     assert failed["size"] == failed["peak memory"] == wording.ABSENT
+
+
+def test_zeros_have_a_column_only_where_weights_were_pruned(full: Report) -> None:
+    assert "zeros" not in candidate_table(full).header
+    zeros = Zeros(pattern="2:4", of_body_matrices=0.5)
+    candidates = [
+        each.model_copy(update={"zeros": zeros}) if each.name == "student" else each
+        for each in full.candidates
+    ]
+    table = candidate_table(full.model_copy(update={"candidates": candidates}))
+    assert row(table, "student")["zeros"] == "50% (2:4)"
+    assert row(table, "teacher")["zeros"] == wording.ABSENT
+    assert "Zeros: share of the weights in the matrices" in table.note
 
 
 def test_memory_that_nobody_measured_has_no_column() -> None:

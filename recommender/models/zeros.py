@@ -1,0 +1,96 @@
+"""Zeros of a body's matrices that training must not fill: gradients and weights are masked at every step.
+
+A zero weight would not stay one by itself: its gradient is not zero, and momentum goes on moving it. The
+masks are what is zero when training starts, so a training that goes on from a saved state has the same ones.
+"""
+
+from collections.abc import Iterable
+
+from torch import Tensor, nn
+
+from recommender.errors import InputError
+from recommender.models.interface import Body, SequentialRecommender
+from recommender.models.linears import Linear, body_linears
+from recommender.sparsity import Sparsity
+
+
+class HeldZeros:
+    """Where some matrices of a body are zero, taken down when this is made."""
+
+    def __init__(self, linears: Iterable[Linear]) -> None:
+        self._zero: dict[nn.Module, Tensor] = {}
+        for each in linears:
+            weight = each.module.weight
+            assert isinstance(weight, Tensor)
+            self._zero[each.module] = weight.detach() == 0
+
+    def of(self, module: nn.Module) -> Tensor | None:
+        """bool, as the module's weight lies and where it lies: True = zero. None: nothing of it is held."""
+        zero = self._zero.get(module)
+        if zero is None:
+            return None
+        weight = module.weight
+        assert isinstance(weight, Tensor)
+        if zero.device != weight.device:
+            zero = self._zero[module] = zero.to(weight.device)
+        return zero
+
+    def mask_gradients(self) -> None:
+        """No gradient at the zeros: neither clipping nor a moment of the optimizer sees one."""
+        for weight, zero in self._held():
+            if weight.grad is not None:
+                weight.grad.masked_fill_(zero, 0)
+
+    def mask_weights(self) -> None:
+        """What an optimizer's step has filled is zero again."""
+        for weight, zero in self._held():
+            weight.detach().masked_fill_(zero, 0)
+
+    def _held(self) -> Iterable[tuple[nn.Parameter, Tensor]]:
+        for module in self._zero:
+            weight, zero = module.weight, self.of(module)
+            assert isinstance(weight, nn.Parameter) and zero is not None
+            yield weight, zero
+
+
+def held_zeros(model: SequentialRecommender, note: Sparsity | None) -> HeldZeros | None:
+    """The zeros that a checkpoint's note speaks of, to be held; None without a note.
+
+    To be made before adapters are added. Raises InputError where the matrices have fewer zeros than noted.
+    """
+    if note is None:
+        return None
+    body = model.bodies()["user"]
+    found = measure(body, note)
+    filled = [name for name, share in note.matrices.items() if found.matrices[name] < share - 1e-9]
+    if filled:
+        raise InputError(
+            f"{filled[0]} has {found.matrices[filled[0]]:.1%} zeros, but the checkpoint notes "
+            f"{note.matrices[filled[0]]:.1%}: something has filled them",
+            where="sparsity",
+            fix="prune again with the stage sparsify",
+        )
+    linears = body_linears(body)
+    return HeldZeros(linears[name] for name in note.matrices)
+
+
+def measure(body: Body, note: Sparsity) -> Sparsity:
+    """The note with the exact zeros that are there now. Raises InputError for a matrix that is not there."""
+    linears = body_linears(body)
+    if missing := [name for name in note.matrices if name not in linears]:
+        raise InputError(
+            f"the checkpoint notes zeros of {missing[0]}, which its body does not have", where="sparsity"
+        )
+    zeros = {name: zeros_in(each.matrix()) for name, each in linears.items()}
+    return note.model_copy(
+        update={
+            "matrices": {name: zeros[name] / linears[name].matrix().numel() for name in note.matrices},
+            "zeros": sum(zeros.values()),
+            "weights": sum(each.matrix().numel() for each in linears.values()),
+        }
+    )
+
+
+def zeros_in(matrix: Tensor) -> int:
+    """How many entries are exactly zero."""
+    return int((matrix == 0).sum())
