@@ -47,6 +47,7 @@ class Shape:
     model: ModelConfig | None = None
     top_k: int | None = None  # longest list that it answers
     measures: Measures | None = None  # of a report
+    narrowed: bool = False  # its body was cut in width: what it was before its training is not known
 
 
 class StageConfig(Section):

@@ -15,6 +15,7 @@ EXAMPLES = {
     "import": "recpress import --data my-log.csv --set format=sasrec --set path=SASRec.safetensors "
     "--set items=item_map.csv",
     "prune-depth": "recpress prune-depth runs/a/stages/00-teacher/checkpoint --data synthetic --set keep=2",
+    "prune-width": "recpress prune-width runs/a/stages/02-student/checkpoint --data synthetic --set ffn=0.5",
     "depth-profile": "recpress depth-profile runs/a/stages/00-teacher/checkpoint --data synthetic "
     "--set 'keep=[1, 2, 4]'",
     "distill": "recpress distill runs/a/stages/01-pruned/checkpoint "
