@@ -5,7 +5,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from compress.width_layout import Amount, Structure, Widths, aimed_at, targets_problem, widths_of, with_widths
+from compress.width_layout import (
+    Amount,
+    Structure,
+    Widths,
+    aimed_at,
+    family_of,
+    family_problem,
+    targets_problem,
+    widths_of,
+    with_widths,
+)
 from recommender.errors import InputError
 from recommender.models.config import BODILESS, LlmConfig, ModelConfig
 from recommender.stage import Bound, Context, Outputs, Shape, StageConfig
@@ -76,11 +86,14 @@ class PruneWidthConfig(StageConfig):
         model = known[self.of].model if self.of in known else None
         if model is not None and not isinstance(model, LlmConfig):
             return [("of", not_a_decoder(self.of, model))]
-        before = None if model is None else widths_of(model)
-        if model is None or before is None:
+        if model is None:
             return []
-        wrong = targets_problem(before, aimed_at(before, self.targets()), model.family)
-        return [wrong] if wrong else []
+        if (family := family_of(model)) and (wrong := family_problem(family)):
+            return [("of", wrong)]
+        if (before := widths_of(model)) is None:
+            return []
+        found = targets_problem(before, aimed_at(before, self.targets()), model.family)
+        return [found] if found else []
 
     def shape(self, known: Mapping[str, Shape]) -> Shape:
         """The source with other widths, where they are known before running."""

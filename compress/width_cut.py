@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedConfig
 
-from compress.width_layout import LAYOUTS, Axis, Layout, Structure, Widths
+from compress.width_layout import LAYOUTS, Axis, Layout, Structure, Widths, family_problem
 from recommender.errors import InputError
 from recommender.models.config import HEADS_FILL_HIDDEN
 from recommender.models.hf_body import HuggingFaceBody
@@ -58,12 +58,8 @@ class Segment(NamedTuple):
 
 def layout_of(config: PreTrainedConfig) -> Layout:
     """Raises InputError for a family that is not known."""
-    if config.model_type not in LAYOUTS:
-        raise InputError(
-            f"a body of the family {config.model_type!r} cannot be cut in width",
-            where="prune-width.of",
-            fix=f"families that can: {', '.join(LAYOUTS)}",
-        )
+    if wrong := family_problem(config.model_type):
+        raise InputError(wrong, where="prune-width.of")
     return LAYOUTS[config.model_type]
 
 

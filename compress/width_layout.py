@@ -7,8 +7,10 @@ which structure lies along it, and how.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, NamedTuple
 
+from recommender.files import read_json
 from recommender.models.config import HEADS_FILL_HIDDEN, LlmConfig, heads_problem
 
 Structure = Literal["hidden", "ffn", "heads", "kv"]
@@ -108,6 +110,26 @@ LAYOUTS: Mapping[str, Layout] = {
     ),
 }
 """By the `model_type` of a Hugging Face config: every family that can be narrowed."""
+
+
+def family_problem(model_type: str) -> str | None:
+    """What is said of a family that cannot be narrowed, or None."""
+    known = ", ".join(LAYOUTS)
+    if model_type in LAYOUTS:
+        return None
+    return f"a body of the family {model_type!r} cannot be cut in width; families that can: {known}"
+
+
+def family_of(config: LlmConfig) -> str | None:
+    """The family of a body, as far as it can be told before it is loaded: a name says nothing, a folder does.
+
+    Raises InputError where the config in a folder is no JSON.
+    """
+    if config.backbone is None:
+        return config.family
+    file = Path(config.backbone) / "config.json"
+    found = read_json(file) if file.is_file() else None
+    return found.get("model_type") if isinstance(found, dict) else None
 
 
 def widths_of(config: LlmConfig) -> Widths | None:

@@ -15,7 +15,6 @@ from compress.width_layout import LAYOUTS, Amount, Structure, Widths, aimed_at, 
 from compress.width_scores import keep_heads, keep_top
 from recommender.checkpoint import load_checkpoint, save_checkpoint, stored_parameters
 from recommender.data.prepared import Prepared
-from recommender.errors import InputError
 from recommender.models.build import build_model
 from recommender.models.config import FAMILIES, HEADS_FILL_HIDDEN, LlmConfig
 from recommender.models.interface import History
@@ -281,29 +280,6 @@ def test_a_table_of_positions_loses_the_same_channels() -> None:
     kept, after = drawn(model, {"hidden": 12, "heads": 2})
     narrow(model, kept, after)
     assert torch.equal(model.body.backbone.wpe.weight, before[:, kept.hidden])
-
-
-def test_a_weight_that_the_family_does_not_have_is_refused() -> None:
-    model = built("llama")
-    model.body.blocks[0].mlp.extra = nn.Linear(24, 24)
-    kept, after = drawn(model, {"ffn": 12})
-    with pytest.raises(InputError, match=r"mlp\.extra"):
-        narrow(model, kept, after)
-
-
-def test_another_family_is_refused_by_name() -> None:
-    model = built("llama")
-    model.body.config.model_type = "mamba"
-    with pytest.raises(InputError, match="family 'mamba' cannot be cut in width"):
-        widths_in(model.body.config)
-
-
-def test_stretched_positions_are_tied_to_the_width_of_heads() -> None:
-    model = built("phi3")
-    model.body.config.rope_parameters = {"rope_type": "longrope", "short_factor": [1.0] * 3}
-    kept, after = drawn(model, {"heads": 2})
-    with pytest.raises(InputError, match="rotary positions"):
-        narrow(model, kept, after)
 
 
 def test_all_families_that_can_be_built_can_be_narrowed() -> None:
