@@ -128,8 +128,9 @@ def family_of(config: LlmConfig) -> str | None:
     if config.backbone is None:
         return config.family
     file = Path(config.backbone) / "config.json"
-    found = read_json(file) if file.is_file() else None
-    return found.get("model_type") if isinstance(found, dict) else None
+    entries = read_json(file) if file.is_file() else None
+    found = entries.get("model_type") if isinstance(entries, dict) else None
+    return found if isinstance(found, str) else None
 
 
 def widths_of(config: LlmConfig) -> Widths | None:
