@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from compress.width_activation import Importance
     from compress.width_cut import Kept
+    from recommender.checkpoint import CheckpointInfo
     from recommender.models.llm import LlmRecommender
 
 Target = Annotated[int, Field(ge=1, strict=True)] | Annotated[float, Field(gt=0, lt=1, strict=True)]
@@ -100,7 +101,9 @@ class PruneWidthConfig(StageConfig):
         source = known.get(self.of, Shape("checkpoint"))
         model = source.model
         if isinstance(model, LlmConfig) and (before := widths_of(model)):
-            model = with_widths(model, aimed_at(before, self.targets()))
+            after = aimed_at(before, self.targets())
+            if not targets_problem(before, after, model.family):  # else it is told once, not downstream too
+                model = with_widths(model, after)
         return Shape("checkpoint", layers=source.layers, model=model, narrowed=True)
 
 
@@ -121,27 +124,18 @@ def run(config: PruneWidthConfig, inputs: Mapping[str, Bound], context: Context)
     InputError when the source is no decoder of a known family, cannot have these widths, holds NaN, or
     belongs to another catalogue; the source itself is only read.
     """
-    from compress.width_cut import layout_of, narrow, removed_parameters, widths_in
-    from recommender.checkpoint import load_checkpoint, read_info, save_checkpoint
+    from compress.width_cut import narrow, removed_parameters
+    from recommender.checkpoint import read_info, save_checkpoint
     from recommender.files import write_json
-    from recommender.models.llm import LlmRecommender
 
     info = read_info(inputs[config.of].path)
-    if not isinstance(info.model_config, LlmConfig):
-        raise InputError(not_a_decoder(config.of, info.model_config), where="prune-width.of")
-    model = load_checkpoint(inputs[config.of].path, prepared=context.prepared, device=context.device)
-    assert isinstance(model, LlmRecommender)
-    layout_of(model.body.config)
-    before = widths_in(model.body.config)
-    after = aimed_at(before, config.targets())
-    if wrong := targets_problem(before, after, model.body.config.model_type):
-        raise InputError(wrong[1], where=f"prune-width.{wrong[0]}")
-    _check_numbers(model, config.of)
+    model, before, after = _opened(config, info, inputs[config.of], context)
     importance = measure(config, model, context)
     kept = choose(importance, before, after)
     removed = removed_parameters(model, kept)
     narrow(model, kept, after)
     context.progress("note", {name: f"{old} -> {new}" for name, old, new in _changes(before, after)})
+    assert isinstance(info.model_config, LlmConfig)
     save_checkpoint(
         model,
         context.folder / "checkpoint",
@@ -169,6 +163,26 @@ def run(config: PruneWidthConfig, inputs: Mapping[str, Bound], context: Context)
 def _changes(before: Widths, after: Widths) -> list[tuple[str, int, int]]:
     both = zip(Widths._fields, before, after, strict=True)
     return [(name, old, new) for name, old, new in both if old != new]
+
+
+def _opened(
+    config: PruneWidthConfig, info: "CheckpointInfo", source: Bound, context: Context
+) -> tuple["LlmRecommender", Widths, Widths]:
+    """The model, and its widths before and after. Raises InputError for all that can be wrong with them."""
+    from compress.width_cut import widths_in
+    from recommender.checkpoint import load_checkpoint
+    from recommender.models.llm import LlmRecommender
+
+    if not isinstance(info.model_config, LlmConfig):
+        raise InputError(not_a_decoder(config.of, info.model_config), where="prune-width.of")
+    model = load_checkpoint(source.path, prepared=context.prepared, device=context.device)
+    assert isinstance(model, LlmRecommender)
+    before = widths_in(model.body.config)
+    after = aimed_at(before, config.targets())
+    if wrong := targets_problem(before, after, model.body.config.model_type):
+        raise InputError(wrong[1], where=f"prune-width.{wrong[0]}")
+    _check_numbers(model, config.of)
+    return model, before, after
 
 
 def _check_numbers(model: "LlmRecommender", name: str) -> None:

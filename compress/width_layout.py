@@ -126,7 +126,7 @@ def family_of(config: LlmConfig) -> str | None:
     Raises InputError where the config in a folder is no JSON.
     """
     if config.backbone is None:
-        return config.family
+        return str(config.family)
     file = Path(config.backbone) / "config.json"
     entries = read_json(file) if file.is_file() else None
     found = entries.get("model_type") if isinstance(entries, dict) else None

@@ -87,3 +87,10 @@ def test_the_shape_says_the_widths_to_come() -> None:
     unknown = config_for(ffn=99999).shape({"source": Shape("checkpoint", None, LlmConfig(backbone="x"))})
     assert unknown.model == LlmConfig(backbone="x")
     assert config_for().shape({}).model is None
+
+
+def test_widths_that_cannot_be_are_told_once() -> None:
+    known = {"source": Shape("checkpoint", 4, LlmConfig(layers=4, hidden=32, heads=4))}
+    first, second = config_for(heads=0.1), config_for(kv_heads=1)
+    assert first.problems(known)[0][0] == "heads"
+    assert second.problems({"source": first.shape(known)}) == []
