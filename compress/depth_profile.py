@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from compress.prune_depth import NO_BLOCKS, Importance, Init
+from compress.prune_depth import NO_BLOCKS, Importance, Init, start_problem
 from recommender.errors import InputError
 from recommender.models.config import BODILESS, LlmConfig
 from recommender.stage import Bound, Context, Outputs, Shape, StageConfig
@@ -58,6 +58,9 @@ class DepthProfileConfig(TrainSettings, StageConfig):
         source = known.get(self.of)
         if source is not None and isinstance(source.model, BODILESS):
             return [("of", NO_BLOCKS.format(name=self.of))]
+        lost = None if source is None else start_problem(self.init, source.model, source.narrowed)
+        if self.retrain and lost:
+            return [("init", lost)]
         wrong = depths_problem(self.keep, None if source is None else source.layers, self.of)
         found = [("keep", wrong)] if wrong else []
         suffix = source is not None and isinstance(source.model, LlmConfig) and source.model.suffix
@@ -128,7 +131,8 @@ def run(config: DepthProfileConfig, inputs: Mapping[str, Bound], context: Contex
 def _check(config: DepthProfileConfig, info: "CheckpointInfo") -> None:
     """The checks of `problems`, now that the checkpoint can be read. Raises InputError with the first."""
     layers = info.blocks.get("user")
-    for field, wrong in config.problems({config.of: Shape("checkpoint", layers, info.model_config)}):
+    source = Shape("checkpoint", layers, info.model_config, narrowed="width" in info.about)
+    for field, wrong in config.problems({config.of: source}):
         raise InputError(wrong, where=f"depth-profile.{field}")
     if not layers:
         raise InputError(NO_BLOCKS.format(name=config.of), where="depth-profile.of")

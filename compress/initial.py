@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel
 
+from compress.prune_depth import start_problem
 from recommender.checkpoint import CheckpointInfo
 from recommender.errors import InputError
 from recommender.files import digest_of
@@ -29,8 +30,11 @@ def pruned(
 
     `info` is what the checkpoint of `source` says of itself. Raises InputError for the base of an imported
     SASRec: what it was before its training is not known. That of an imported decoder is the imported body.
+    Nor is it known for a body that was cut in width.
     """
     assert isinstance(info.model_config, LlmConfig | SasrecConfig)
+    if lost := start_problem(init, info.model_config, "width" in info.about):
+        raise InputError(lost, where="init")
     origin = origin_of(info, kept, seed)
     match init:
         case "teacher":
@@ -61,7 +65,7 @@ def origin_of(info: CheckpointInfo, kept: Sequence[int], seed: int) -> dict[str,
     layers = info.blocks["user"]
     before = info.about.get("base_blocks", list(range(layers)))
     return {
-        **{key: info.about[key] for key in ("imported", "base_items") if key in info.about},
+        **{key: info.about[key] for key in ("imported", "base_items", "width") if key in info.about},
         "seed": info.about.get("seed", seed),
         "base_layers": info.about.get("base_layers", layers),
         "base_blocks": [before[block] for block in kept],

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from recommender.errors import InputError
-from recommender.models.config import BODILESS, ModelConfig
+from recommender.models.config import BODILESS, LlmConfig, ModelConfig
 from recommender.stage import Bound, Context, Outputs, Shape, StageConfig
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ class PruneDepthConfig(StageConfig):
         source = known.get(self.of)
         if source is not None and isinstance(source.model, BODILESS):
             return [("of", NO_BLOCKS.format(name=self.of))]
+        if source is not None and (lost := start_problem(self.init, source.model, source.narrowed)):
+            return [("init", lost)]
         wrong = selection_problem(self.keep, None if source is None else source.layers, self.of)
         return [("keep", wrong)] if wrong else []
 
@@ -69,9 +71,23 @@ class PruneDepthConfig(StageConfig):
         source = known.get(self.of)
         model = None if source is None or source.model is None else with_layers(source.model, layers)
         zeros = source.sparsity if source is not None and self.init == "teacher" else None
-        return Shape("checkpoint", layers=layers, model=model, sparsity=zeros)
+        narrowed = source is not None and source.narrowed
+        return Shape("checkpoint", layers=layers, model=model, sparsity=zeros, narrowed=narrowed)
 
 
+def start_problem(init: Init, model: ModelConfig | None, narrowed: bool) -> str | None:
+    """What is wrong with a start of a body that `prune-width` has cut, or None.
+
+    Its base is unknown: which neurons, heads and channels of it would have stayed was decided by the trained
+    weights. Built anew from its sizes it can be, from the config of a wider `backbone` not.
+    """
+    pretrained = isinstance(model, LlmConfig) and model.backbone is not None
+    if narrowed and (init == "base" or (init == "fresh" and pretrained)):
+        return f"prune-width has cut this body, so there is none to take with init: {init}; {CUT_DEPTH_FIRST}"
+    return None
+
+
+CUT_DEPTH_FIRST = "use init: teacher, or cut the depth before the width"
 NO_BLOCKS = "{name!r} has no blocks to remove"
 
 

@@ -49,6 +49,7 @@ class Shape:
     top_k: int | None = None  # longest list that it answers
     measures: Measures | None = None  # of a report
     sparsity: Zeros | None = None  # zeros of the body's matrices, which later stages hold
+    narrowed: bool = False  # its body was cut in width: what it was before its training is not known
 
 
 class StageConfig(Section):

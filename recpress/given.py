@@ -64,6 +64,7 @@ def shape_of(folder: Path) -> Shape:
         "checkpoint",
         layers=info.blocks.get("user"),
         model=info.model_config,
+        narrowed="width" in info.about,
         sparsity=None if note is None else note.planned,
     )
 

@@ -77,6 +77,13 @@ STAGES: StageTable = {
         LEARNING,
         quick=True,
     ),
+    "prune-width": StageKind(
+        "remove neurons, heads and channels",
+        "compress.width:PruneWidthConfig",
+        "compress.width:run",
+        LEARNING,
+        quick=True,
+    ),
     "depth-profile": StageKind(
         "measure which blocks matter",
         "compress.depth_profile:DepthProfileConfig",

@@ -179,10 +179,11 @@ def _sizes(config: LlmConfig, kv_heads: int, max_length: int) -> dict[str, Any]:
         case "gpt_neox":
             return common | {"intermediate_size": ffn}
     gated = common | {"intermediate_size": ffn, "num_key_value_heads": kv_heads}
-    if config.family in ("qwen3", "gemma", "gemma2", "gemma3_text"):  # their defaults are not hidden / heads
-        gated["head_dim"] = config.hidden // config.heads
+    own = ("qwen3", "gemma", "gemma2", "gemma3_text")  # their defaults are not hidden / heads
+    if config.head_dim is not None or config.family in own:
+        gated["head_dim"] = config.head_size
     if config.family in ("gemma2", "gemma3_text"):
-        gated["query_pre_attn_scalar"] = config.hidden // config.heads
+        gated["query_pre_attn_scalar"] = config.head_size
     return gated
 
 

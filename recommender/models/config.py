@@ -14,6 +14,23 @@ FAMILIES = (
 )  # fmt: skip
 """Hugging Face decoder families that can be built from a config; each one has its test."""
 
+HEADS_FILL_HIDDEN = ("gpt2", "opt", "gpt_neox")
+"""Families whose heads together are as wide as the stream: hidden = heads x head_dim."""
+HEADS_DIVIDE_HIDDEN = ("llama", "gemma2", "gemma3_text")
+"""Families with a head_dim of their own that insist all the same on a hidden size that heads divide."""
+
+
+def heads_problem(family: str, *, hidden: int, heads: int, head_dim: int) -> str | None:
+    """What a family finds wrong with heads of a width of their own, or None."""
+    if family in HEADS_FILL_HIDDEN and hidden != heads * head_dim:
+        return (
+            f"in {family} all heads together are as wide as hidden, but {heads} heads x {head_dim} are not "
+            f"{hidden}"
+        )
+    if family in HEADS_DIVIDE_HIDDEN and hidden % heads:
+        return f"{family} wants a hidden size that its heads divide, and {heads} does not divide {hidden}"
+    return None
+
 
 class LoraSettings(Section):
     """Low-rank adapters (peft) on a frozen body; merged before pruning and export."""
@@ -40,6 +57,9 @@ class LlmConfig(Section):
     hidden: int = Field(64, ge=8, description="width of a body built from sizes")
     heads: int = Field(2, ge=1, description="attention heads of a body built from sizes")
     kv_heads: int | None = Field(None, ge=1, description="key/value heads; null: as many as heads")
+    head_dim: int | None = Field(
+        None, ge=1, description="width of a head of a body built from sizes; null: hidden / heads"
+    )
     ffn: int | None = Field(None, ge=8, description="inner width of the feed-forward; null: 3 x hidden")
     item_dim: int = Field(64, ge=4, description="width D of the item vectors")
     item_vectors: Literal["trained", "frozen"] = Field(
@@ -69,10 +89,13 @@ class LlmConfig(Section):
     def _fits(self) -> Self:
         if self.backbone is None:
             kv_heads = self.kv_heads or self.heads
-            if self.hidden % self.heads or self.heads % kv_heads:
+            if (self.head_dim is None and self.hidden % self.heads) or self.heads % kv_heads:
                 raise ValueError(
                     f"hidden {self.hidden}, heads {self.heads}, kv_heads {kv_heads} must divide one another"
                 )
+            sizes = {"hidden": self.hidden, "heads": self.heads, "head_dim": self.head_size}
+            if wrong := heads_problem(self.family, **sizes):
+                raise ValueError(wrong)
             if self.layers is None:
                 raise ValueError("a body built from sizes needs `layers`, its number of blocks")
             if self.prefix or self.suffix:
@@ -89,6 +112,11 @@ class LlmConfig(Section):
                 "frozen item vectors need `items_from`, the name of a checkpoint that they come from"
             )
         return self
+
+    @property
+    def head_size(self) -> int:
+        """Width of a head of a body built from sizes."""
+        return self.head_dim or self.hidden // self.heads
 
 
 Norm = Literal["pre", "query", "post"]

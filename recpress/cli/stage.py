@@ -17,6 +17,7 @@ EXAMPLES = {
     "prune-depth": "recpress prune-depth runs/a/stages/00-teacher/checkpoint --data synthetic --set keep=2",
     "sparsify": "recpress sparsify runs/a/stages/02-student/checkpoint --data synthetic "
     "--set method=wanda --set pattern=2:4",
+    "prune-width": "recpress prune-width runs/a/stages/02-student/checkpoint --data synthetic --set ffn=0.5",
     "depth-profile": "recpress depth-profile runs/a/stages/00-teacher/checkpoint --data synthetic "
     "--set 'keep=[1, 2, 4]'",
     "distill": "recpress distill runs/a/stages/01-pruned/checkpoint "

@@ -48,6 +48,9 @@ MODELS: dict[str, ModelConfig] = {
     "sasrec-pre": SasrecConfig(hidden=16, layers=2, norm="pre", padding="attended"),
     "sasrec-post": SasrecConfig(hidden=16, layers=2, norm="post", padding="attended"),
     "fixed-slots": LlmConfig(family="llama", layers=2, hidden=16, heads=2, item_dim=8, fixed_slots=True),
+    "narrow": LlmConfig(  # as prune-width leaves it: heads are together wider than the stream
+        family="qwen3", layers=2, hidden=12, heads=3, kv_heads=1, head_dim=8, ffn=20, item_dim=8
+    ),
     "item-vectors": ItemVectorsConfig(),
     "popularity": PopularityConfig(),
 }

@@ -15,7 +15,7 @@ from export.runtime import Artifact
 from recommender.data.prepared import Prepared
 from tests.export.fixtures import MAX_LENGTH, MODELS, N_ITEMS, TOP_K, left_padded, tiny_model
 
-QUICK = ("llama", "qwen3", "gpt2", "sasrec", "popularity")
+QUICK = ("llama", "qwen3", "narrow", "gpt2", "sasrec", "popularity")
 EVERY = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
 NO_MATHS_IN_PIECES = {"Pow", "ReduceMean", "IsNaN"}
 """Operators of norms and NaN guards that were not rewritten; gpt2's tanh-GELU has a Pow of its own."""

@@ -15,7 +15,7 @@ from recommender.errors import InputError
 from tests.export.bodies import canonical, session, shapes, user_vectors
 from tests.export.fixtures import MAX_LENGTH, MODELS
 
-QUICK = ("llama", "grouped", "sasrec", "item-vectors", "popularity")
+QUICK = ("llama", "grouped", "narrow", "sasrec", "item-vectors", "popularity")
 EVERY = [
     name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
     for name in (*MODELS, "grouped", "prompted")
@@ -65,6 +65,7 @@ def test_every_pass_that_llama_needs_fires_on_it() -> None:
     [
         ("sasrec", {"split_products": 2, "tabulate": 1, "add_masks": 1, "join_heads": 2}),
         ("popularity", {}),
+        ("narrow", {"rotate_by_tables": 3, "join_heads": 2}),
         pytest.param("phi3", {"split_products": 4, "join_heads": 2}, marks=pytest.mark.slow),
         pytest.param("gemma2", {"add_masks": 2, "join_heads": 0}, marks=pytest.mark.slow),
         pytest.param("gpt_neox", {"rotate_by_tables": 3, "constant_reshapes": 5}, marks=pytest.mark.slow),

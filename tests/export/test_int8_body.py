@@ -27,7 +27,7 @@ def make(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Callab
     return made
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "sasrec"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "sasrec", "narrow"])
 def test_the_bytes_that_a_call_has_to_read_are_no_more_than_are_stored(
     family: str, make: Callable[..., Path]
 ) -> None:
@@ -38,7 +38,7 @@ def test_the_bytes_that_a_call_has_to_read_are_no_more_than_are_stored(
     assert 0 < read <= sum(onnx.numpy_helper.to_array(entry).nbytes for entry in stored)
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "sasrec"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "sasrec", "narrow"])
 def test_every_product_with_weights_is_in_8_bits_and_the_vectors_are_near(
     family: str, make: Callable[..., Path]
 ) -> None:

@@ -41,6 +41,7 @@ def llm(family: str, **more: Any) -> LlmConfig:
 CONFIGS: dict[str, ModelConfig] = {
     **{family: llm(family) for family in FAMILIES},
     **{f"{family}-grouped": llm(family, kv_heads=2) for family in GROUPED if family != "phi3"},
+    **{f"{family}-narrow": llm(family, hidden=24, heads=2, head_dim=16) for family in GROUPED},
     "one-block": llm("llama", layers=1),
     "fixed-slots": llm("gpt2", fixed_slots=True),
     "sasrec": SasrecConfig(hidden=16, heads=2, layers=3),
