@@ -47,6 +47,7 @@ class Shape:
     model: ModelConfig | None = None
     top_k: int | None = None  # longest list that it answers
     measures: Measures | None = None  # of a report
+    quantized: str | None = None  # summary of a checkpoint's quantization scheme; None: not quantized
 
 
 class StageConfig(Section):

@@ -58,7 +58,8 @@ def shape_of(folder: Path) -> Shape:
     if kind != "checkpoint":
         return Shape(kind)
     info = read_info(folder)
-    return Shape("checkpoint", layers=info.blocks.get("user"), model=info.model_config)
+    layers = info.blocks.get("user")
+    return Shape("checkpoint", layers=layers, model=info.model_config, quantized=info.quantized)
 
 
 def bind(name: str, folder: Path, stage_folder: Path | None = None) -> Bound:
