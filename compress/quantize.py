@@ -1,14 +1,22 @@
 """The stage `quantize`: hold the matrices of a recommender's user body in fewer bits."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from compress.quantization.schemes import MIXED, PRESETS, Preset, read_asked
+from compress.quantization.schemes import MIXED, PRESETS, Preset, read_asked, read_file
 from recommender.errors import InputError
 from recommender.models.config import BODILESS
-from recommender.quantization_scheme import BITSANDBYTES, Group, QuantizationScheme, TableBits
+from recommender.quantization_scheme import (
+    BITSANDBYTES,
+    UNREAD,
+    Group,
+    QuantizationScheme,
+    TableBits,
+    parsed_scheme,
+)
 from recommender.stage import Bound, Context, Outputs, Shape, StageConfig
 
 if TYPE_CHECKING:
@@ -16,7 +24,7 @@ if TYPE_CHECKING:
     from recommender.checkpoint import CheckpointInfo
 
 SchemeOption = Annotated[
-    Preset | Literal["mixed"] | QuantizationScheme,
+    Preset | Literal["mixed"] | QuantizationScheme | Path,
     BeforeValidator(read_asked, json_schema_input_type=Preset | Literal["mixed"] | str | QuantizationScheme),
 ]
 Method = Literal["rtn", "gptq"]
@@ -92,7 +100,13 @@ class QuantizeConfig(StageConfig):
     def shape(self, known: Mapping[str, Shape]) -> Shape:
         """The source, quantized."""
         source = known.get(self.of, Shape("checkpoint"))
-        summary = self.scheme if isinstance(self.scheme, str) else self._with_table(self.scheme).summary
+        match self.scheme:
+            case QuantizationScheme():
+                summary = self._with_table(self.scheme).summary
+            case Path():
+                summary = UNREAD
+            case _:
+                summary = self.scheme
         return Shape("checkpoint", layers=source.layers, model=source.model, quantized=summary)
 
     def _with_table(self, scheme: QuantizationScheme) -> QuantizationScheme:
@@ -105,6 +119,9 @@ class QuantizeConfig(StageConfig):
         """
         from compress.quantization.schemes import preset, resolved
 
+        if isinstance(self.scheme, Path):
+            own = parsed_scheme(read_file(self.scheme), str(self.scheme))
+            return self.model_copy(update={"scheme": own}).asked(names)
         if isinstance(self.scheme, QuantizationScheme):
             given = self._with_table(self.scheme)
             update: dict[str, Any] = {"matrices": resolved(given.matrices, names)}

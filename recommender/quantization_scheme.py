@@ -32,6 +32,8 @@ Float32 = NDArray[np.float32]
 Int8 = NDArray[np.int8]
 
 
+UNREAD = "of a file"
+"""In place of a summary, where the scheme is in a file that only running will read."""
 LEAVES_GRID = (
     "{name!r} is quantized ({scheme}), and this stage would leave its grid: quantize after it, or go on with "
     "distill (method: none trains alone), which stays on the grid"
@@ -141,6 +143,8 @@ def unserved(variant: str, summary: str) -> str | None:
 
     `mixed` stands for a scheme that is still to be chosen: int4, dynamic int8, or both.
     """
+    if summary == UNREAD:
+        return None
     kinds = _kinds(summary)
     if not kinds:
         return f"no matrix of the body is quantized ({summary}), so the variant {variant} has nothing to hold"

@@ -55,18 +55,24 @@ def resolved(asked: Mapping[str, MatrixScheme], names: Iterable[str]) -> dict[st
 def read_asked(value: Any) -> Any:
     """What a recipe says under `scheme`: a file is read, everything else left to pydantic.
 
-    Raises ValueError for a name that is neither a preset nor a scheme file.
+    A relative path stays one, until the recipe has said what it is relative to. Raises ValueError for a name
+    that is neither a preset nor a scheme file.
     """
-    if not isinstance(value, str) or value in (*PRESETS, MIXED):
+    if not isinstance(value, str | Path) or value in (*PRESETS, MIXED):
         return value
     path = Path(value).expanduser()
     if path.suffix not in (".yaml", ".yml", ".json"):
-        known = nearest(value, [*PRESETS, MIXED])
-        raise ValueError(f"no scheme {value!r}{known}; a scheme of your own is a .yaml or .json file")
+        known = nearest(str(value), [*PRESETS, MIXED])
+        raise ValueError(f"no scheme {str(value)!r}{known}; a scheme of your own is a .yaml or .json file")
+    return read_file(path) if path.is_absolute() else path
+
+
+def read_file(path: Path) -> Any:
+    """What a scheme file holds. Raises ValueError when it cannot be read."""
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"cannot read the scheme file {value}: {error}") from error
+        raise ValueError(f"cannot read the scheme file {path}: {error}") from error
 
 
 def scheme_text(scheme: QuantizationScheme, of: str, notes: Sequence[str] = ()) -> str:

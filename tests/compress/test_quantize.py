@@ -200,6 +200,34 @@ def test_a_scheme_file_is_part_of_the_config_so_that_an_edit_runs_the_stage_agai
     assert QuantizeConfig.model_validate(first) == QuantizeConfig.model_validate(first)
 
 
+def test_a_file_beside_the_recipe_is_found_from_there_and_read_when_it_is_checked(
+    teacher: Bound, tmp_path: Path
+) -> None:
+    from recpress.recipe import load_recipe
+
+    (tmp_path / "mine.yaml").write_text("matrices: {'*': {weights: int4, group: 16}}")
+    (tmp_path / "recipe.yaml").write_text(
+        "name: x\ndata: {source: synthetic}\n"
+        f"inputs: {{source: {teacher.path}}}\n"
+        "stages:\n"
+        "  - {stage: quantize, of: source, as: small, scheme: mine.yaml}\n"
+        "  - {stage: export, of: small, as: onnx, variants: [quantized]}\n"
+    )
+    (stage, _) = load_recipe(tmp_path / "recipe.yaml").recipe.stages
+    assert isinstance(stage, QuantizeConfig)
+    assert stage.scheme == QuantizationScheme(matrices={"*": MatrixScheme(weights="int4", group=16)})
+
+
+def test_a_relative_file_is_read_where_the_stage_runs(
+    teacher: Bound, tmp_path: Path, make_context: MakeContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.json").write_text('{"matrices": {"*": {"weights": "int8"}}}')
+    small, _ = quantize(teacher, make_context, scheme="mine.json")
+    assert read_info(small.path).quantized == "int8"
+    assert config_for(scheme="mine.json").shape({}).quantized == "of a file"
+
+
 def test_the_item_table_alone_can_be_quantized(
     teacher: Bound, prepared: Prepared, make_context: MakeContext
 ) -> None:
@@ -293,7 +321,8 @@ def test_an_unknown_matrix_is_named_with_the_nearest(teacher: Bound, make_contex
     ("values", "message"),
     [
         ({"scheme": "int8-dynamc"}, "did you mean 'int8-dynamic'"),
-        ({"scheme": "nowhere.yaml"}, "cannot read the scheme file nowhere.yaml"),
+        ({"scheme": "/nowhere/mine.yaml"}, "cannot read the scheme file /nowhere/mine.yaml"),
+        ({"scheme": "mine.txt"}, "no scheme 'mine.txt'"),
         ({"scheme": {"matrices": {"a": {"weights": "int5"}}}}, "weights"),
         ({"scheme": "nf4", "method": "gptq"}, "rounded by bitsandbytes"),
         ({"group": 24}, "group"),
