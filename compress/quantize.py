@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from compress.quantization.schemes import MIXED, PRESETS, Preset, read_asked, read_file
-from recommender.errors import InputError
+from recommender.errors import InputError, StageError
 from recommender.models.config import BODILESS
 from recommender.quantization_scheme import (
     BITSANDBYTES,
@@ -120,7 +120,10 @@ class QuantizeConfig(StageConfig):
         from compress.quantization.schemes import preset, resolved
 
         if isinstance(self.scheme, Path):
-            own = parsed_scheme(read_file(self.scheme), str(self.scheme))
+            try:
+                own = parsed_scheme(read_file(self.scheme), str(self.scheme))
+            except ValueError as error:
+                raise InputError(str(error), where="quantize.scheme") from error
             return self.model_copy(update={"scheme": own}).asked(names)
         if isinstance(self.scheme, QuantizationScheme):
             given = self._with_table(self.scheme)
@@ -149,7 +152,8 @@ def run(config: QuantizeConfig, inputs: Mapping[str, Bound], context: Context) -
     Metrics: the validation loss before, with rounded weights, and with inputs rounded as served; bytes of the
     matrices and of the item table as the scheme holds them; `sensitivity` where it was measured. Raises
     InputError when the source has no matrices, holds NaN, is quantized already or of another catalogue, when
-    the scheme names unknown matrices, or nobody has a history to calibrate on.
+    the scheme names unknown matrices, or nobody has a history to calibrate on, StageError where a budget
+    leaves nothing to quantize.
     """
     from compress.quantization.apply import Work
     from recommender.checkpoint import load_checkpoint, read_info, save_checkpoint
@@ -215,6 +219,12 @@ def _settled(
     mixed, found = work.mixed(choices, before, budget=config.budget)
     metrics |= {"sensitivity": found, "budget": config.budget}
     metrics |= {"rise_predicted": mixed.predicted, "rise_measured": mixed.measured}
+    if all(matrix.kind == "fp32" for matrix in mixed.schemes.values()) and scheme.item_table == "fp32":
+        raise StageError(
+            f"no matrix can be held in fewer bits for {config.budget:g} nats of validation loss",
+            where="quantize.budget",
+            fix="raise the budget, or see with `sensitivity: true` what each matrix costs",
+        )
     note = (
         f"budget {config.budget:g} nats, rise predicted {mixed.predicted:.4f}, measured {mixed.measured:.4f}"
     )

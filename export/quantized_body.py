@@ -8,7 +8,6 @@ a plain product. `onnxruntime.quantization` is not used, as it would choose scal
 
 from collections.abc import Callable, Mapping
 
-import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -20,6 +19,7 @@ from recommender.errors import StageError
 from recommender.quantization_scheme import SERVED
 
 Packed = NDArray[np.uint8]
+NIBBLE = ir.DataType.INT4.numpy()
 LARGEST_BLOCK = 128
 """Of MatMulNBits, where a row has one scale."""
 
@@ -108,11 +108,11 @@ class _QuantizeDequantize:
         if scheme.activations == "static":
             read = self._input(node, read, scheme.input_range)
         if scheme.weights == "int4" and scheme.group is not None:
-            numbers = store(self.graph, "int4", part.numbers.T.astype(ml_dtypes.int4))
+            numbers = store(self.graph, "int4", part.numbers.T.astype(NIBBLE))
             steps = store(self.graph, "steps", part.scales.T)
             how = {"axis": 0, "block_size": scheme.group}
         else:
-            kind = ml_dtypes.int4 if scheme.weights == "int4" else np.int8
+            kind = NIBBLE if scheme.weights == "int4" else np.int8
             numbers = store(self.graph, scheme.weights, part.numbers.T.astype(kind))
             steps, how = store(self.graph, "steps", part.scales[:, 0]), {"axis": 1}
         weight = insert(node, "DequantizeLinear", [numbers, steps], how).outputs[0]
