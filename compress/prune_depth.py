@@ -7,6 +7,7 @@ from pydantic import Field
 
 from recommender.errors import InputError
 from recommender.models.config import BODILESS, LlmConfig, ModelConfig
+from recommender.quantization_scheme import LEAVES_GRID
 from recommender.stage import Bound, Context, Outputs, Shape, StageConfig
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ class PruneDepthConfig(StageConfig):
             return [("of", NO_BLOCKS.format(name=self.of))]
         if source is not None and (lost := start_problem(self.init, source.model, source.narrowed)):
             return [("init", lost)]
+        if source is not None and source.quantized is not None:
+            return [("of", LEAVES_GRID.format(name=self.of, scheme=source.quantized))]
         wrong = selection_problem(self.keep, None if source is None else source.layers, self.of)
         return [("keep", wrong)] if wrong else []
 
@@ -122,6 +125,8 @@ def run(config: PruneDepthConfig, inputs: Mapping[str, Bound], context: Context)
     info = read_info(source_folder)
     if isinstance(info.model_config, BODILESS) or not info.blocks.get("user"):
         raise InputError(NO_BLOCKS.format(name=config.of), where="prune-depth.of")
+    if info.quantized is not None:
+        raise InputError(LEAVES_GRID.format(name=config.of, scheme=info.quantized), where="prune-depth.of")
     layers = info.blocks["user"]
     if wrong := selection_problem(config.keep, layers, config.of):
         raise InputError(wrong, where="prune-depth.keep")

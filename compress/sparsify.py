@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from recommender.errors import InputError, nearest
 from recommender.models.config import BODILESS, LlmConfig, ModelConfig, SasrecConfig
+from recommender.quantization_scheme import LEAVES_GRID
 from recommender.sparsity import Sparsity, Zeros, noted
 from recommender.stage import Bound, Context, Outputs, Shape, StageConfig
 
@@ -82,6 +83,8 @@ class SparsifyConfig(StageConfig):
             return []
         if isinstance(source.model, BODILESS):
             return [("of", NO_BLOCKS.format(name=self.of))]
+        if source.quantized is not None:
+            return [("of", LEAVES_GRID.format(name=self.of, scheme=source.quantized))]
         found = []
         if wrong := self.beyond(source.layers):
             found.append(("blocks", wrong))
@@ -178,6 +181,8 @@ def _opened(
 
     if isinstance(info.model_config, BODILESS) or not info.blocks.get("user"):
         raise InputError(NO_BLOCKS.format(name=config.of), where="sparsify.of")
+    if info.quantized is not None:
+        raise InputError(LEAVES_GRID.format(name=config.of, scheme=info.quantized), where="sparsify.of")
     if wrong := config.beyond(info.blocks["user"]):
         raise InputError(wrong, where="sparsify.blocks")
     check_trained_on(info, context.prepared, context.evaluation.split, str(folder))

@@ -18,6 +18,7 @@ from compress.width_layout import (
 )
 from recommender.errors import InputError
 from recommender.models.config import BODILESS, LlmConfig, ModelConfig
+from recommender.quantization_scheme import LEAVES_GRID
 from recommender.sparsity import noted
 from recommender.stage import Bound, Context, Outputs, Shape, StageConfig
 
@@ -88,6 +89,8 @@ class PruneWidthConfig(StageConfig):
         model = known[self.of].model if self.of in known else None
         if model is not None and not isinstance(model, LlmConfig):
             return [("of", not_a_decoder(self.of, model))]
+        if self.of in known and (scheme := known[self.of].quantized) is not None:
+            return [("of", LEAVES_GRID.format(name=self.of, scheme=scheme))]
         if self.of in known and known[self.of].sparsity is not None:
             return [("of", zeros_first(self.of))]
         if model is None:
@@ -183,6 +186,8 @@ def _opened(
 
     if not isinstance(info.model_config, LlmConfig):
         raise InputError(not_a_decoder(config.of, info.model_config), where="prune-width.of")
+    if info.quantized is not None:
+        raise InputError(LEAVES_GRID.format(name=config.of, scheme=info.quantized), where="prune-width.of")
     if noted(info.about, config.of) is not None:
         raise InputError(zeros_first(config.of), where="prune-width.of")
     model = load_checkpoint(source.path, prepared=context.prepared, device=context.device)

@@ -3,7 +3,8 @@
     manifest.json        SHA-256 and size of all of the below, parents, recipe, versions, variants, catalogue
     runtime.py           a copy of `export.runtime`
     body.onnx            item vectors of a history in, user vector out: knows nothing of the catalogue
-    body-fast.onnx       the same, rewritten for onnxruntime; body-int8.onnx: in 8 bits, where it is asked for
+    body-fast.onnx       the same, rewritten for onnxruntime; where they are asked for: body-int8.onnx in 8
+                         bits, body-quantized.onnx and body-qdq.onnx as the checkpoint's scheme says
     catalogue-1/         the catalogue (`export.catalogue`), and what is made of it:
       fp32.onnx          the canonical graph, whole (with fp32.onnx.data beside it where it would pass 1 GiB)
       fp16.onnx          the same in half precision, bf16.onnx likewise, where they are asked for
@@ -27,13 +28,14 @@ import numpy as np
 from export import runtime
 from export.ann import AnnConfig
 from export.catalogue import catalogue_name, write_catalogue
-from export.entries import BODY, half_entry, split_entry, write_bodies
+from export.entries import BODY, RECORDED, cost_of, told_of_bits, variant_entry, write_bodies
 from export.runtime import Artifact, ArtifactError
-from export.variants import CANONICAL, HALF, SPLIT, BodyKind, VariantName, to_try
+from export.variants import CANONICAL, VariantName, scheme_problem, to_try
 from recommender.checkpoint import body_parameters, stored_parameters
 from recommender.data.prepared import Prepared
 from recommender.errors import InputError, StageError, require
 from recommender.files import complete_folder, read_json, sha256_file, write_json
+from recommender.quantization_scheme import Quantization
 
 if TYPE_CHECKING:
     from export.onnx import OnnxFacts
@@ -70,63 +72,48 @@ def write_artifact(
     variants: Sequence[VariantName] | None = None,
     int8_users: int = 1,
     ann: AnnConfig | None = None,
+    quantization: Quantization | None = None,
 ) -> "OnnxFacts":
     """Export `model` and write the whole folder in one step; an older one at the same place is replaced.
 
     `variants`: besides the canonical graph; None: whichever may pay (`export.variants.to_try`). `int8_users`:
-    most users in a call of the 8-bit body. `ann`: of the approximate index. What the canonical graph came
-    to is returned. Raises InputError when top_k does not fit the catalogue or an index cannot be made,
-    StageError when the model cannot be exported.
+    most users in a call of a body with dynamic 8-bit inputs. `ann`: of the approximate index.
+    `quantization`: what the checkpoint records. What the canonical graph came to is returned. Raises
+    InputError when top_k does not fit the catalogue, an index cannot be made, or the scheme does not fit a
+    variant, StageError when the model cannot be exported.
     """
     from export.onnx import export_onnx
 
     names = to_try(variants, model.n_items)
     if "ann" in names:
         require("faiss", extra="ann", for_="the variant ann")  # before the work, not after it
+    scheme = None if quantization is None else quantization.scheme
+    for variant in names:
+        if wrong := scheme_problem(variant, None if scheme is None else scheme.summary, origin.name):
+            raise InputError(wrong, where="export.variants")
+    matrices = {}
+    if quantization is not None and not {*RECORDED}.isdisjoint(names):
+        from export.recorded import recorded
+
+        matrices = recorded(model, quantization)
     with complete_folder(folder) as temporary:
         catalogue = temporary / catalogue_name(1)
         catalogue.mkdir()
         facts = export_onnx(model, catalogue / CANONICAL_FILE, top_k=top_k, opset=opset)
         write_catalogue(catalogue, prepared.catalogue, model.item_table().detach().cpu().float().numpy())
-        bodies = write_bodies(temporary, catalogue / CANONICAL_FILE, model.max_length, names)
+        bodies = write_bodies(temporary, catalogue / CANONICAL_FILE, model.max_length, names, matrices)
         shutil.copyfile(runtime.__file__, temporary / "runtime.py")
         manifest = _manifest(model, prepared, origin, facts, top_k)
         for name in names[1:]:
-            entry = _entry(name, manifest, bodies, catalogue, ann or AnnConfig())
-            limit = {"users_per_call": int8_users} if name == "int8-body" else {}
-            manifest["variants"].append(entry | limit | {"cost": _cost(model, name)})
+            entry = variant_entry(name, manifest, bodies, catalogue, ann or AnnConfig())
+            told = told_of_bits(name, scheme, int8_users)
+            manifest["variants"].append(entry | told | {"cost": cost_of(model, name)})
         seal(temporary, manifest)
         try:
             write_golden(temporary)
         except ArtifactError as error:
             raise StageError(f"the exported model cannot answer: {error}", where="export") from error
     return facts
-
-
-def _entry(
-    name: VariantName,
-    manifest: Mapping[str, Any],
-    bodies: Mapping[BodyKind, str],
-    catalogue: Path,
-    ann: AnnConfig,
-) -> dict[str, Any]:
-    """Write what a variant needs besides the bodies; its entry in the manifest."""
-    if name in HALF:
-        return half_entry(name, manifest, catalogue / CANONICAL_FILE, catalogue)
-    return split_entry(name, manifest, bodies[SPLIT[name].body], catalogue, ann)
-
-
-def _cost(model: "SequentialRecommender", name: VariantName) -> dict[str, Any] | None:
-    """What a call of a variant has to compute and to read at least; None: not known."""
-    from recommender.models.cost import cost_card
-
-    if name == "ann":
-        return None  # what a search reads follows from the vectors
-    if name in HALF:
-        return cost_card(model, precision=name, table_precision=name)
-    split = SPLIT[name]
-    table = "int8" if split.head == "int8" else None
-    return cost_card(model, precision="int8" if split.body == "int8" else None, table_precision=table)
 
 
 def keep_variants(folder: Path, keep: Sequence[str], default: str, measured: Mapping[str, Any]) -> None:

@@ -2,18 +2,31 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from export.ann import INDEX, AnnConfig, write_index
 from export.variants import HALF, SPLIT, BodyKind, Split, VariantName
+from recommender.quantization_scheme import QuantizationScheme
+
+if TYPE_CHECKING:
+    from export.recorded import Recorded
+    from recommender.models.interface import SequentialRecommender
 
 BODY, FAST_BODY, INT8_BODY = "body.onnx", "body-fast.onnx", "body-int8.onnx"
+RECORDED: dict[BodyKind, str] = {"quantized": "body-quantized.onnx", "qdq": "body-qdq.onnx"}
 
 
 def write_bodies(
-    folder: Path, canonical: Path, max_length: int, names: Sequence[VariantName]
+    folder: Path,
+    canonical: Path,
+    max_length: int,
+    names: Sequence[VariantName],
+    matrices: "Mapping[str, Recorded]",
 ) -> dict[BodyKind, str]:
-    """Write body.onnx, body-fast.onnx where any pass fires, body-int8.onnx where a variant wants it."""
+    """Write body.onnx, body-fast.onnx where any pass fires, the 8-bit and recorded ones that variants want.
+
+    `matrices`: those of the recorded scheme. Raises StageError where one is not in the graph.
+    """
     import onnx_ir as ir
 
     from export.body import cut_body
@@ -32,7 +45,50 @@ def write_bodies(
 
         quantize_body(folder / files["fast"], folder / INT8_BODY)
         files["int8"] = INT8_BODY
+    for kind, file in RECORDED.items():
+        if kind in names:
+            from export.quantized_body import quantized_body
+
+            ir.save(
+                quantized_body(fast.model if kind == "quantized" else body, matrices, kind), folder / file
+            )
+            files[kind] = file
     return files
+
+
+def variant_entry(
+    name: VariantName,
+    manifest: Mapping[str, Any],
+    bodies: Mapping[BodyKind, str],
+    catalogue: Path,
+    ann: AnnConfig,
+) -> dict[str, Any]:
+    """Write what a variant needs besides the bodies; its entry in the manifest."""
+    if name in HALF:
+        return half_entry(name, manifest, catalogue / Path(manifest["variants"][0]["graph"]).name, catalogue)
+    return split_entry(name, manifest, bodies[SPLIT[name].body], catalogue, ann)
+
+
+def told_of_bits(name: VariantName, scheme: QuantizationScheme | None, users: int) -> dict[str, Any]:
+    """Further entries of bodies in few bits: their scheme, and most users where these share scales."""
+    dynamic = scheme is not None and any(
+        matrix.activations == "dynamic" for matrix in scheme.matrices.values()
+    )
+    told = {} if scheme is None or name not in RECORDED else {"scheme": scheme.summary}
+    return told | ({"users_per_call": users} if name == "int8-body" or (told and dynamic) else {})
+
+
+def cost_of(model: "SequentialRecommender", name: VariantName) -> dict[str, Any] | None:
+    """What a call of a variant has to compute and to read at least; None: not known."""
+    from recommender.models.cost import cost_card
+
+    if name == "ann" or name in RECORDED:
+        return None  # what a search reads follows from the vectors; a scheme may mix widths
+    if name in HALF:
+        return cost_card(model, precision=name, table_precision=name)
+    split = SPLIT[name]
+    table = "int8" if split.head == "int8" else None
+    return cost_card(model, precision="int8" if split.body == "int8" else None, table_precision=table)
 
 
 def split_entry(
@@ -105,5 +161,6 @@ def sizes(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 def _precision(split: Split) -> str:
     """What the numbers of a variant are: "fp32", "fp32, scan int8", "body int8", "fp32, ann"."""
-    body, head = {"fast": "fp32", "int8": "body int8"}, {"exact": [], "int8": ["scan int8"]}
-    return ", ".join([body[split.body], *head[split.head], *(["ann"] if split.index else [])])
+    bodies = {"fast": "fp32", "int8": "body int8", "quantized": "body quantized", "qdq": "body Q/DQ"}
+    head = {"exact": [], "int8": ["scan int8"]}
+    return ", ".join([bodies[split.body], *head[split.head], *(["ann"] if split.index else [])])

@@ -627,6 +627,8 @@ def open_session(path: Path, threads: int | None, device: str) -> onnxruntime.In
     options.enable_mem_pattern = False  # a plan per shape keeps memory for every shape that was ever seen
     # Idle threads that spin take the cores of whoever else serves on this machine.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Else products with dequantized weights round their inputs to 8 bits, which no graph asks for.
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=providers[device])
     except Exception as error:  # onnxruntime raises a class per status code, all of them plain Exceptions

@@ -8,7 +8,9 @@ from pydantic import Field
 
 from export.ann import AnnConfig
 from export.parity import ParityConfig
-from export.variants import CANONICAL, VariantName, is_lossy
+from export.variants import CANONICAL, VariantName, is_lossy, scheme_problem
+from recommender.errors import InputError
+from recommender.quantization_scheme import read_quantization
 from recommender.stage import Bound, Context, Outputs, Shape, StageConfig
 
 if TYPE_CHECKING:
@@ -38,14 +40,16 @@ class ExportConfig(StageConfig):
         description="besides the canonical fp32: fast (a body made for onnxruntime), scan-int8 (8-bit scan "
         "of the items, exact scores of the best 50); one that is named is kept even where it is not faster; "
         "null: those that are faster here. By name only, as they rank otherwise, and never the default: "
-        "ann (an approximate index chooses what is scored), int8-body (8-bit body), fp16 and bf16 (half "
-        "precision, for other runtimes)",
+        "ann (an approximate index chooses what is scored), int8-body (8-bit body), quantized (the body as "
+        "the checkpoint's scheme says), qdq (the same in standard operators, for TensorRT), fp16 and bf16 "
+        "(half precision, for other runtimes)",
     )
     int8_users: int = Field(
         1,
         ge=1,
-        description="int8-body: most users in one call of the body. They share the scales of its "
-        "activations, so lists depend on who shares a call; quality is measured in calls of this size",
+        description="int8-body, and quantized where its inputs are dynamic: most users in one call of the "
+        "body. They share the scales of its activations, so lists depend on who shares a call; quality is "
+        "measured in calls of this size",
     )
     ann: AnnConfig = Field(default_factory=AnnConfig, description="ann: its index and the gate about recall")
     parity: ParityConfig = Field(default_factory=ParityConfig, description="the gate about ranking")
@@ -60,6 +64,14 @@ class ExportConfig(StageConfig):
         """The artifact."""
         return self.as_
 
+    def problems(self, known: Mapping[str, Shape]) -> list[tuple[str, str]]:
+        """Variants that cannot hold the checkpoint's quantization scheme, with those that can."""
+        if self.of not in known:
+            return []
+        scheme = known[self.of].quantized
+        asked = [scheme_problem(name, scheme, self.of) for name in self.variants or ()]
+        return [("variants", wrong) for wrong in asked if wrong is not None]
+
     def shape(self, known: Mapping[str, Shape]) -> Shape:
         """An artifact with lists of one length."""
         return Shape("artifact", top_k=self.top_k)
@@ -70,8 +82,8 @@ def run(config: ExportConfig, inputs: Mapping[str, Bound], context: Context) -> 
 
     The canonical graph and every variant that is asked for by name have to pass; another one that does not,
     or is not faster here, is left out. The fastest of those that stay is the default. Raises InputError for a
-    checkpoint of another data set or a top_k beyond the catalogue, StageError when the model cannot be
-    exported, GateError when a graph ranks differently.
+    checkpoint of another data set, a top_k beyond the catalogue or a variant that cannot hold its scheme,
+    StageError when the model cannot be exported, GateError when a graph ranks differently.
     """
     import torch
 
@@ -81,6 +93,10 @@ def run(config: ExportConfig, inputs: Mapping[str, Bound], context: Context) -> 
 
     if context.threads is not None:
         torch.set_num_threads(context.threads)
+    quantization = read_quantization(inputs[config.of].path)
+    scheme = None if quantization is None else quantization.scheme.summary
+    for place, wrong in config.problems({config.of: Shape("checkpoint", quantized=scheme)}):
+        raise InputError(wrong, where=f"export.{place}")
     model = load_checkpoint(inputs[config.of].path, prepared=context.prepared)
     folder = context.folder / "artifact"
     context.progress("note", {"text": f"exporting {config.of} at opset {config.opset}"})
@@ -94,6 +110,7 @@ def run(config: ExportConfig, inputs: Mapping[str, Bound], context: Context) -> 
         variants=config.variants,
         int8_users=config.int8_users,
         ann=config.ann,
+        quantization=quantization,
     )
     context.progress("note", {"text": f"{facts.nodes} nodes, {facts.size_bytes:,} bytes; measuring parity"})
     started = time.perf_counter()

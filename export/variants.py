@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from recommender.quantization_scheme import SERVED, unserved
+
 HeadKind = Literal["exact", "int8"]
-BodyKind = Literal["fast", "int8"]
+BodyKind = Literal["fast", "int8", "quantized", "qdq"]
 HalfKind = Literal["fp16", "bf16"]
-VariantName = Literal["fp32", "fast", "scan-int8", "ann", "int8-body", "fp16", "bf16"]
+VariantName = Literal["fp32", "fast", "scan-int8", "ann", "int8-body", "quantized", "qdq", "fp16", "bf16"]
 CANONICAL: VariantName = "fp32"
 
 
@@ -50,6 +52,21 @@ SPLIT: dict[VariantName, Split] = {
     "int8-body": Split(
         "int8", "exact", None, "weights and activations of the body in 8 bits; ranks otherwise", lossy=True
     ),
+    "quantized": Split(
+        "quantized",
+        "exact",
+        None,
+        "the body as the checkpoint's quantization scheme says, for onnxruntime",
+        lossy=True,
+    ),
+    "qdq": Split(
+        "qdq",
+        "exact",
+        None,
+        "the same in standard operators (symmetric Q/DQ), for TensorRT and other runtimes; onnxruntime on a "
+        "CPU runs it, slowly",
+        lossy=True,
+    ),
 }
 """In the order in which they are tried."""
 
@@ -69,6 +86,20 @@ def _may_pay(n_items: int) -> list[VariantName]:
     return [
         name for name, split in SPLIT.items() if split.tried_from is not None and n_items >= split.tried_from
     ]
+
+
+def scheme_problem(name: VariantName, scheme: str | None, of: str) -> str | None:
+    """Why a variant cannot be made of a checkpoint with this scheme (its summary; None: not quantized)."""
+    if name in SERVED:
+        if scheme is None:
+            return (
+                f"{of!r} is not quantized, and {name} holds what a checkpoint records: put a stage quantize "
+                "before this one, or take int8-body"
+            )
+        return unserved(name, scheme)
+    if name == "int8-body" and scheme is not None and not scheme.startswith("items-"):
+        return f"{of!r} is quantized already ({scheme}), and int8-body would round it again: take quantized"
+    return None
 
 
 def is_lossy(name: str) -> bool:

@@ -16,6 +16,7 @@ from recommender.data.prepared import Prepared
 from recommender.errors import InputError
 from recommender.files import complete_folder, read_json, write_json
 from recommender.models.config import ModelConfig, backbone_folder
+from recommender.quantization_scheme import Quantization, read_scheme, write_quantization
 
 if TYPE_CHECKING:
     from recommender.models.interface import SequentialRecommender
@@ -40,6 +41,7 @@ class CheckpointInfo:
     about: Mapping[str, Any]  # how it came to be: seed, stage, metrics
     data_digest: str | None = None  # of the prepared data; None: from before it was noted
     split: Any = None  # `evaluation.split` as JSON; None: from before it was noted
+    quantized: str | None = None  # summary of the scheme on whose grid its weights lie; None: on none
 
 
 def save_checkpoint(
@@ -50,11 +52,12 @@ def save_checkpoint(
     model_config: ModelConfig,
     split: SplitConfig = "leave-one-out",
     about: Mapping[str, Any] | None = None,
+    quantization: Quantization | None = None,
 ) -> None:
     """Write a checkpoint folder in one step; an older one at the same place is replaced.
 
     `prepared` and `split` say what it was trained on. Checkpoints are plain: a quantized body must have been
-    dequantized (`merge_adapters`).
+    dequantized (`merge_adapters`). `quantization`: the grid that the weights lie on, noted beside them.
     """
     from safetensors.torch import save_file
 
@@ -72,8 +75,10 @@ def save_checkpoint(
         save_file(weights, temporary / "model.safetensors")
         if isinstance(body, HuggingFaceBody):
             body.backbone.save_pretrained(backbone_folder(temporary))
+        if quantization is not None:
+            write_quantization(temporary, quantization)
         shutil.copyfile(prepared.path / "items.parquet", temporary / "items.parquet")
-        size = sum(path.stat().st_size for path in temporary.rglob("*.safetensors"))
+        size = sum(path.stat().st_size for path in temporary.rglob("model*.safetensors"))
         config = {
             "schema": SCHEMA,
             "model": model_config.model_dump(mode="json"),
@@ -141,6 +146,7 @@ def read_info(folder: Path) -> CheckpointInfo:
             where=str(folder / "config.json"),
             fix="give the `checkpoint` folder of a stage",
         )
+    scheme = read_scheme(folder)
     try:
         model_config: ModelConfig = TypeAdapter(ModelConfig).validate_python(config["model"])
         return CheckpointInfo(
@@ -155,6 +161,7 @@ def read_info(folder: Path) -> CheckpointInfo:
             about=config["about"],
             data_digest=config["data"].get("digest"),
             split=config["data"].get("split"),
+            quantized=None if scheme is None else scheme.summary,
         )
     except (ValidationError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"broken checkpoint config: {error}", where=str(folder / "config.json")) from error

@@ -50,6 +50,7 @@ class Shape:
     measures: Measures | None = None  # of a report
     sparsity: Zeros | None = None  # zeros of the body's matrices, which later stages hold
     narrowed: bool = False  # its body was cut in width: what it was before its training is not known
+    quantized: str | None = None  # summary of a checkpoint's quantization scheme; None: not quantized
 
 
 class StageConfig(Section):

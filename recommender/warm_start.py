@@ -8,6 +8,7 @@ from pydantic import Field
 
 from recommender.errors import InputError
 from recommender.models.config import BODILESS
+from recommender.quantization_scheme import LEAVES_GRID
 from recommender.stage import Bound, Context, Outputs, Shape, StageConfig
 
 if TYPE_CHECKING:
@@ -60,6 +61,9 @@ class AdaptConfig(StageConfig):
     def problems(self, known: Mapping[str, Shape]) -> list[tuple[str, str]]:
         """Models that learn nothing from yesterday."""
         sides = (("of", self.of), ("items_from", self.items_from or ""))
+        source = known.get(self.of)
+        if source is not None and source.quantized is not None:
+            return [("of", LEAVES_GRID.format(name=self.of, scheme=source.quantized))]
         return [
             (place, f"{name!r} {NOTHING}")
             for place, name in sides
@@ -94,6 +98,8 @@ def run(config: AdaptConfig, inputs: Mapping[str, Bound], context: Context) -> O
     info = read_info(folder)
     if isinstance(info.model_config, BODILESS):
         raise InputError(f"{config.of!r} {NOTHING}", where="adapt.of")
+    if info.quantized is not None:
+        raise InputError(LEAVES_GRID.format(name=config.of, scheme=info.quantized), where="adapt.of")
     model = load_checkpoint(folder)
     assert isinstance(model, LlmRecommender | SasRec)  # what is left without the bodiless ones
     yesterday = _items_of(folder, info.n_items)

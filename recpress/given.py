@@ -65,6 +65,7 @@ def shape_of(folder: Path) -> Shape:
         layers=info.blocks.get("user"),
         model=info.model_config,
         narrowed="width" in info.about,
+        quantized=info.quantized,
         sparsity=None if note is None else note.planned,
     )
 

@@ -91,6 +91,13 @@ STAGES: StageTable = {
         LEARNING,
         probed=False,  # its searches take as long in a trial as in earnest
     ),
+    "quantize": StageKind(
+        "hold matrices and item vectors in fewer bits",
+        "compress.quantize:QuantizeConfig",
+        "compress.quantize:run",
+        LEARNING,
+        quick=True,
+    ),
     "distill": StageKind(
         "train a student against its teacher",
         "compress.distill.stage:DistillConfig",

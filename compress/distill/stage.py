@@ -1,6 +1,7 @@
 """The stage `distill`: train a student against its teacher."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
@@ -9,6 +10,7 @@ from pydantic import Field, model_validator
 from recommender.data.config import Section
 from recommender.errors import InputError
 from recommender.models.config import BODILESS, LlmConfig, ModelConfig
+from recommender.quantization_scheme import BITSANDBYTES, read_quantization
 from recommender.sparsity import noted
 from recommender.stage import Bound, Context, Outputs, Shape, StageConfig
 from recommender.training.config import TrainSettings
@@ -63,6 +65,12 @@ class DistillConfig(TrainSettings, StageConfig):
         0.5, gt=0, le=1, description="logits: weight of the teacher's term; cross-entropy has the rest"
     )
 
+    fake_quantize: bool | None = Field(
+        None,
+        description="train a quantized student through its rounding, so that it stays on its grid; null: "
+        "where `of` is quantized. false: its grid is given up",
+    )
+
     @property
     def consumes(self) -> tuple[str, ...]:
         """The student's start and the teacher."""
@@ -95,15 +103,32 @@ class DistillConfig(TrainSettings, StageConfig):
                 found.append(("blocks", wrong))
         if self.method == "slmrec" and len({w for *_, side in sides if (w := _width(side.model))}) > 1:
             found.append(("teacher", WIDTHS_DIFFER))
+        if self.of in known and (refused := self._untrainable(known[self.of].quantized)):
+            found.append(("fake_quantize" if self.fake_quantize else "of", refused))
         if self.positions != "last" and any(_has_suffix(side.model) for *_, side in sides):
             found.append(("positions", SUFFIX))
         return found
 
     def shape(self, known: Mapping[str, Shape]) -> Shape:
-        """As many blocks as it started with."""
-        return known.get(self.of, Shape("checkpoint"))
+        """As many blocks as it started with, on the same grid."""
+        start = known.get(self.of, Shape("checkpoint"))
+        return replace(start, quantized=None) if self.fake_quantize is False else start
+
+    def _untrainable(self, quantized: str | None) -> str | None:
+        """Why a student with this scheme (None: not quantized) cannot be trained as asked, or None."""
+        if quantized is None:
+            return NOT_QUANTIZED.format(name=self.of) if self.fake_quantize else None
+        kinds = [kind for kind in quantized.split("+") if kind in BITSANDBYTES]
+        if kinds and self.fake_quantize is not False:
+            return UNTRAINABLE.format(kinds=" and ".join(kinds))
+        return None
 
 
+NOT_QUANTIZED = "{name!r} is not quantized: put a stage quantize before this one, or leave fake_quantize out"
+UNTRAINABLE = (
+    "{kinds} cannot be trained through: train the adapters of a frozen body (model.load_in with lora) and "
+    "quantize what comes out, or set fake_quantize to false, which leaves the grid"
+)
 WIDTHS_DIFFER = "slmrec needs a student and a teacher of the same hidden size (method: logits does not)"
 SUFFIX = "with a prompt suffix only the last position reads the whole prompt: set positions to last"
 
@@ -122,17 +147,14 @@ def _has_suffix(model: ModelConfig | None) -> bool:
 def run(config: DistillConfig, inputs: Mapping[str, Bound], context: Context) -> Outputs:
     """Train, keep the best weights by validation NDCG@10, drop the auxiliary heads, save to `checkpoint/`.
 
-    Zeros that the student's checkpoint notes are held.
-
-    Metrics: those of `fit` (every term at the first step and per epoch) and the teacher's validation
-    NDCG@10. Raises InputError for sides that do not fit each other or the data, StageError when a term is
-    dead at the first step.
+    A quantized student is trained through its rounding and validated as it will be served; zeros that the
+    student's checkpoint notes are held. Metrics: those of `fit` (every term at the first step and per epoch)
+    and the teacher's validation NDCG@10. Raises InputError for sides that do not fit each other or the data,
+    StageError when a term is dead at the first step.
     """
+    from compress.distill.fitting import fit_on_grid, fit_plain
     from recommender.checkpoint import load_checkpoint, read_info, save_checkpoint
-    from recommender.models.adapters import add_adapters, merge_adapters
-    from recommender.models.hf_body import HuggingFaceBody
     from recommender.models.zeros import held_zeros
-    from recommender.training.loop import fit
     from recommender.training.validation import validation_quality
 
     infos = {name: read_info(inputs[name].path) for name in config.consumes}
@@ -142,14 +164,14 @@ def run(config: DistillConfig, inputs: Mapping[str, Bound], context: Context) ->
     teacher.requires_grad_(False)
     info = infos[config.of]
     objective = build_objective(config, student, teacher, infos, context.seed)
-    body = student.bodies()["user"]
-    lora = info.model_config.lora if isinstance(info.model_config, LlmConfig) else None
     held = held_zeros(student, noted(info.about, str(inputs[config.of].path)))
-    if lora is not None and isinstance(body, HuggingFaceBody):
-        add_adapters(body, lora, seed=context.seed, held=held)
-    result = fit(objective, student, config, context, held=held)
-    if isinstance(body, HuggingFaceBody):
-        merge_adapters(body, held=held)
+    quantization = None
+    if config.fake_quantize is not False:
+        quantization = read_quantization(inputs[config.of].path)
+    if quantization is None:
+        result = fit_plain(config, objective, student, info.model_config, context, held)
+    else:
+        result, quantization = fit_on_grid(config, objective, student, quantization, context, held)
     teacher_quality = validation_quality(teacher.to(context.device), context, config.validation_users)
     save_checkpoint(
         student,
@@ -165,7 +187,9 @@ def run(config: DistillConfig, inputs: Mapping[str, Bound], context: Context) ->
             "teacher": config.teacher,
             "method": config.method,
             "best_ndcg": result.best_ndcg,
+            "quantized": None if quantization is None else quantization.scheme.summary,
         },
+        quantization=quantization,
     )
     return Outputs({**result.as_metrics(), "teacher_ndcg": teacher_quality["ndcg@10"]})
 
@@ -173,7 +197,9 @@ def run(config: DistillConfig, inputs: Mapping[str, Bound], context: Context) ->
 def _check(config: DistillConfig, infos: Mapping[str, "CheckpointInfo"]) -> None:
     """The checks of `problems`, now that the checkpoints can be read. Raises InputError with the first."""
     known = {
-        name: Shape("checkpoint", layers=info.blocks.get("user"), model=info.model_config)
+        name: Shape(
+            "checkpoint", layers=info.blocks.get("user"), model=info.model_config, quantized=info.quantized
+        )
         for name, info in infos.items()
     }
     for place, wrong in config.problems(known):

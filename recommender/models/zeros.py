@@ -7,6 +7,7 @@ masks are what is zero when training starts, so a training that goes on from a s
 from collections.abc import Iterable
 
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from recommender.errors import InputError
 from recommender.models.interface import Body, SequentialRecommender
@@ -48,9 +49,19 @@ class HeldZeros:
 
     def _held(self) -> Iterable[tuple[nn.Parameter, Tensor]]:
         for module in self._zero:
-            weight, zero = module.weight, self.of(module)
-            assert isinstance(weight, nn.Parameter) and zero is not None
-            yield weight, zero
+            zero = self.of(module)
+            assert zero is not None
+            yield trained_weight(module), zero
+
+
+def trained_weight(module: nn.Module) -> nn.Parameter:
+    """The parameter behind a matrix: its weight, or what a parametrization (a grid) makes its weight of."""
+    if parametrize.is_parametrized(module, "weight"):
+        original = module.parametrizations.weight.original  # type: ignore[union-attr]
+    else:
+        original = module.weight
+    assert isinstance(original, nn.Parameter)
+    return original
 
 
 def held_zeros(model: SequentialRecommender, note: Sparsity | None) -> HeldZeros | None:

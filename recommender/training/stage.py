@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from recommender.errors import InputError
 from recommender.models.config import BODILESS, ItemVectorsConfig, LlmConfig, ModelConfig, PopularityConfig
+from recommender.quantization_scheme import LEAVES_GRID
 from recommender.sparsity import Sparsity, noted
 from recommender.stage import Bound, Context, Outputs, Shape, StageConfig
 from recommender.training.config import TrainSettings
@@ -63,6 +64,9 @@ class TrainConfig(TrainSettings, StageConfig):
             found.append(("model.kind", TABLE))
         if self.start_from is not None and isinstance(source, BODILESS):
             found.append(("start_from", f"{self.start_from!r} {NOTHING}"))
+        start = known.get(self.start_from or "")
+        if start is not None and start.quantized is not None:
+            found.append(("start_from", LEAVES_GRID.format(name=self.start_from, scheme=start.quantized)))
         if self.start_from is None and isinstance(source, PopularityConfig):
             found.append(
                 ("model.items_from", f"{self.consumes[0]!r} is popularity, which has no item vectors")
@@ -125,6 +129,9 @@ def _start(
         info = read_info(folder)
         if isinstance(info.model_config, BODILESS):
             raise InputError(f"{config.start_from!r} {NOTHING}", where="train.start_from")
+        if info.quantized is not None:
+            wrong = LEAVES_GRID.format(name=config.start_from, scheme=info.quantized)
+            raise InputError(wrong, where="train.start_from")
         model = load_checkpoint(folder, prepared=context.prepared)
         return model, info.model_config, {**info.about, "start_from": config.start_from}
     counts = None

@@ -22,6 +22,8 @@ EXAMPLES = {
     "--set 'keep=[1, 2, 4]'",
     "distill": "recpress distill runs/a/stages/01-pruned/checkpoint "
     "--teacher runs/a/stages/00-teacher/checkpoint --data synthetic",
+    "quantize": "recpress quantize runs/a/stages/02-student/checkpoint --data synthetic "
+    "--set scheme=int8-dynamic",
     "export": "recpress export runs/a/stages/02-student/checkpoint --data synthetic --out runs/export",
     "bench": "recpress bench runs/a/stages/00-teacher/checkpoint runs/a/artifacts/student --data synthetic",
 }

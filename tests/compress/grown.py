@@ -57,3 +57,22 @@ def saved_as(name: str, model: SequentialRecommender, source: Bound, prepared: P
         about={"seed": 1},
     )
     return bound(name, folder)
+
+
+def with_outliers(source: Bound, prepared: Prepared, factor: float = 40.0) -> Bound:
+    """The checkpoint's Llama with a channel of each norm scaled down and its readers' column scaled up.
+
+    The function is the same, but each row of these matrices now has one entry that sets the scale of all.
+    """
+    model = load_checkpoint(source.path)
+    readers = {
+        "input_layernorm": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        "post_attention_layernorm": ("mlp.gate_proj", "mlp.up_proj"),
+    }
+    with torch.no_grad():
+        for block in model.bodies()["user"].blocks:
+            for norm, matrices in readers.items():
+                block.get_parameter(f"{norm}.weight")[3] /= factor
+                for matrix in matrices:
+                    block.get_parameter(f"{matrix}.weight")[:, 3] *= factor
+    return saved_as("outliers", model, source, prepared)

@@ -64,6 +64,7 @@ def session(model: ir.Model) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")  # as the runtime does
     return onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), options)
 
 

@@ -1,0 +1,1 @@
+"""Quantization in torch: grids, GPTQ, calibration, simulation, and training through the rounding."""

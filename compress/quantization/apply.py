@@ -1,0 +1,169 @@
+"""A model, its matrices and the histories it is calibrated on: what the stage `quantize` does with them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from compress.calibration import Calibration, sample, validation_loss
+from compress.quantization.grid import on_grid, scales_of
+from compress.quantization.inputs import hessians, largest_inputs
+from compress.quantization.rounding import rounded, tried
+from compress.quantization.sensitivity import Mix, Rises, mix, rises
+from compress.quantization.simulation import activations
+from recommender.errors import InputError
+from recommender.models.interface import SequentialRecommender
+from recommender.models.linears import Linear, body_linears
+from recommender.quantization_scheme import (
+    ITEM_TABLE,
+    TABLE_LEVELS,
+    Float32,
+    MatrixScheme,
+    Quantization,
+    QuantizationScheme,
+    TableBits,
+    packed_bytes,
+)
+from recommender.stage import Context
+
+Schemes = Mapping[str, MatrixScheme]
+
+
+@dataclass(frozen=True)
+class Work:
+    """A model that is being quantized."""
+
+    model: SequentialRecommender
+    linears: Mapping[str, Linear]
+    calibration: Calibration
+
+    @classmethod
+    def on(cls, model: SequentialRecommender, context: Context, *, users: int, where: str) -> Self:
+        """Draw the users. Raises InputError where there are none, or a weight is not finite."""
+        linears = body_linears(model.bodies()["user"])
+        wrong = [name for name, linear in linears.items() if not torch.isfinite(linear.matrix()).all()]
+        if not torch.isfinite(model.item_table()).all():
+            wrong.append("the item table")
+        if wrong:
+            raise InputError(
+                f"NaN or infinite weights in {', '.join(wrong[:3])}", where=where, fix="train it again"
+            )
+        drawn = sample(
+            context.prepared, context.split, users=users, max_length=model.max_length, seed=context.seed
+        )
+        if not len(drawn.targets) or not drawn.items.any():
+            raise InputError(
+                "nobody has a training history to calibrate on", where="data", fix="give longer histories"
+            )
+        return cls(model, linears, drawn)
+
+    def loss(self) -> float:
+        """Mean cross-entropy of the held-out items of the drawn users, in nats."""
+        layers = len(self.model.bodies()["user"].blocks)
+        return validation_loss(self.model, self.calibration)(range(layers))
+
+    def loss_as_served(self, scheme: QuantizationScheme) -> float:
+        """The same, with the inputs of quantized matrices rounded, too."""
+        with activations(self.linears, scheme.matrices):
+            return self.loss()
+
+    def with_ranges(self, scheme: QuantizationScheme, *, percentile: float) -> QuantizationScheme:
+        """The scheme with the input ranges measured that it wants and does not state."""
+        wanted = {
+            name: self.linears[name]
+            for name, matrix in scheme.matrices.items()
+            if matrix.activations == "static" and matrix.input_range is None
+        }
+        if not wanted:
+            return scheme
+        largest = largest_inputs(self.model, wanted, self.calibration, percentile=percentile)
+        ranges = {
+            name: scheme.matrices[name].model_copy(update={"input_range": (-value, value)})
+            for name, value in largest.items()
+        }
+        matrices = {name: ranges.get(name, matrix) for name, matrix in scheme.matrices.items()}
+        return scheme.model_copy(update={"matrices": matrices})
+
+    def rises(self, options: Mapping[str, Sequence[MatrixScheme]], base: float) -> Rises:
+        """What the loss gains by each matrix alone; the model is left as it was."""
+        return rises(self.linears, options, self.loss, base)
+
+    def mixed(
+        self, options: Mapping[str, Sequence[MatrixScheme]], base: float, *, budget: float
+    ) -> tuple[Mix, Rises]:
+        """The smallest matrices within a budget, and what each loses alone."""
+        found = self.rises({name: each[:-1] for name, each in options.items()}, base)
+
+        def measure(schemes: Schemes) -> float:
+            with tried(self.linears, schemes):
+                return self.loss() - base
+
+        return mix(self.linears, options, found, budget=budget, measure=measure), found
+
+    def apply(self, scheme: QuantizationScheme) -> Quantization:
+        """Round the matrices in place; what they and the item table lie on.
+
+        GPTQ goes block by block: its inputs come from blocks that are quantized already. Raises InputError
+        for an item table that the model computes, and without bitsandbytes where the scheme needs it.
+        """
+        scales: dict[str, Float32] = {}
+        blocks: dict[int, dict[str, MatrixScheme]] = {}
+        for name, matrix in scheme.matrices.items():
+            blocks.setdefault(self.linears[name].block, {})[name] = matrix
+        for block in sorted(blocks):
+            fed: dict[str, Tensor] = {}
+            ours = {
+                name: self.linears[name] for name, each in blocks[block].items() if each.levels is not None
+            }
+            if scheme.method == "gptq" and ours:
+                fed = hessians(self.model, ours, self.calibration)
+            for name, matrix in blocks[block].items():
+                found = rounded(self.linears[name].matrix(), matrix, fed.get(name))
+                with torch.no_grad():
+                    self.linears[name].matrix().copy_(found.values)
+                if found.scales is not None:
+                    scales[name] = found.scales.cpu().numpy()
+        if scheme.item_table != "fp32":
+            scales[ITEM_TABLE] = round_table(self.model, scheme.item_table).cpu().numpy()
+        return Quantization(scheme, scales)
+
+    def bytes_of(self, scheme: QuantizationScheme) -> dict[str, Any]:
+        """Bytes of the body's matrices and of the item table, in fp32 and as the scheme holds them."""
+        shapes = {name: _shape(linear.matrix()) for name, linear in self.linears.items()}
+        fp32, table = MatrixScheme(weights="fp32"), _shape(self.model.item_table())
+        held = {name: packed_bytes(*shape, scheme.matrices.get(name, fp32)) for name, shape in shapes.items()}
+        return {
+            "matrices": len(held),
+            "matrices_quantized": sum(matrix.kind != "fp32" for matrix in scheme.matrices.values()),
+            "matrix_bytes_before": sum(packed_bytes(*shape, fp32) for shape in shapes.values()),
+            "matrix_bytes": sum(held.values()),
+            "item_table_bytes_before": packed_bytes(*table, fp32),
+            "item_table_bytes": packed_bytes(*table, MatrixScheme(weights=scheme.item_table)),
+        }
+
+
+def _shape(matrix: Tensor) -> tuple[int, int]:
+    rows, width = matrix.shape
+    return rows, width
+
+
+def round_table(model: SequentialRecommender, bits: TableBits) -> Tensor:
+    """Round the item table in place, a scale per item; the scales [n_items + 1, 1].
+
+    Raises InputError for a table that the model computes from something else.
+    """
+    levels = TABLE_LEVELS[bits]
+    table = model.item_table().detach()
+    scales = scales_of(table, levels)
+    values = on_grid(table, scales, levels)
+    with torch.no_grad():
+        table.copy_(values)
+    if not torch.equal(model.item_table(), values):
+        raise InputError(
+            f"a {type(model).__name__} computes its item table, which cannot be held in {bits}",
+            where="quantize.item_table",
+            fix="leave item_table out",
+        )
+    return scales

@@ -1,0 +1,259 @@
+"""The stage `quantize`: hold the matrices of a recommender's user body in fewer bits."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from compress.quantization.schemes import MIXED, PRESETS, Preset, read_asked, read_file
+from recommender.errors import InputError, StageError
+from recommender.models.config import BODILESS
+from recommender.quantization_scheme import (
+    BITSANDBYTES,
+    UNREAD,
+    Group,
+    QuantizationScheme,
+    TableBits,
+    parsed_scheme,
+)
+from recommender.sparsity import noted
+from recommender.stage import Bound, Context, Outputs, Shape, StageConfig
+
+if TYPE_CHECKING:
+    from compress.quantization.apply import Work
+    from recommender.checkpoint import CheckpointInfo
+
+SchemeOption = Annotated[
+    Preset | Literal["mixed"] | QuantizationScheme | Path,
+    BeforeValidator(read_asked, json_schema_input_type=Preset | Literal["mixed"] | str | QuantizationScheme),
+]
+Method = Literal["rtn", "gptq"]
+
+
+class QuantizeConfig(StageConfig):
+    """Round the matrices of a checkpoint's body (and its item table) to a grid, and note which.
+
+    ```yaml
+    - {stage: quantize, of: student, as: small, scheme: int8-dynamic}
+    ```
+    """
+
+    stage: Literal["quantize"] = "quantize"
+    of: str = Field(description="the checkpoint to quantize")
+    as_: str = Field(alias="as", description="name of the quantized checkpoint")
+    scheme: SchemeOption = Field(
+        description="int8-dynamic (weights and activations, for CPUs), int8-static (calibrated ranges, for "
+        "TensorRT), int4 (weights only), nf4 and llm-int8 (bitsandbytes), mixed (chosen by `budget`); or a "
+        "scheme of your own: a map, or a .yaml or .json file"
+    )
+    method: Method | None = Field(
+        None,
+        description="rtn: round to nearest; gptq: rounding errors are fed back by what the inputs are. null: "
+        "the scheme's own, or rtn",
+    )
+    item_table: TableBits | None = Field(
+        None, description="the item vectors, a scale per item. null: the scheme's own, or fp32"
+    )
+    group: Group | None = Field(32, description="int4, mixed: columns that share a scale; null: whole rows")
+    calibration_users: int = Field(
+        1024, ge=1, description="users whose training histories (for losses: and next items) are looked at"
+    )
+    percentile: float = Field(
+        100.0,
+        gt=50,
+        le=100,
+        description="int8-static: share of the inputs that a range holds, in percent; 100: from the "
+        "smallest to the largest",
+    )
+    sensitivity: bool = Field(
+        False, description="measure what the validation loss gains by each matrix alone (mixed: always)"
+    )
+    budget: float = Field(
+        0.01, ge=0, description="mixed: by how much the validation loss (nats) may rise, as measured"
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.scheme in BITSANDBYTES and self.method == "gptq":
+            raise ValueError(f"{self.scheme} is rounded by bitsandbytes: leave method out")
+        return self
+
+    @property
+    def consumes(self) -> tuple[str, ...]:
+        """The checkpoint to quantize."""
+        return (self.of,)
+
+    @property
+    def produces(self) -> str:
+        """The quantized checkpoint."""
+        return self.as_
+
+    def problems(self, known: Mapping[str, Shape]) -> list[tuple[str, str]]:
+        """A source that has no matrices, or is quantized already."""
+        source = known.get(self.of)
+        if source is not None and isinstance(source.model, BODILESS):
+            return [("of", NO_MATRICES.format(name=self.of))]
+        if source is not None and source.quantized is not None:
+            return [("of", TWICE.format(name=self.of, scheme=source.quantized))]
+        if source is not None and source.sparsity is not None and self._asked_method == "gptq":
+            return [("method", FILLS.format(name=self.of))]
+        return []
+
+    def shape(self, known: Mapping[str, Shape]) -> Shape:
+        """The source, quantized."""
+        source = known.get(self.of, Shape("checkpoint"))
+        match self.scheme:
+            case QuantizationScheme():
+                summary = self._with_table(self.scheme).summary
+            case Path():
+                summary = UNREAD
+            case _:
+                summary = self.scheme
+        return replace(source, quantized=summary)
+
+    @property
+    def _asked_method(self) -> Method:
+        """As far as it is known before a file is read."""
+        own: Method = self.scheme.method if isinstance(self.scheme, QuantizationScheme) else "rtn"
+        return self.method or own
+
+    def _with_table(self, scheme: QuantizationScheme) -> QuantizationScheme:
+        return scheme.model_copy(update={} if self.item_table is None else {"item_table": self.item_table})
+
+    def asked(self, names: Sequence[str]) -> QuantizationScheme:
+        """The scheme for matrices of these names; of `mixed` everything but its matrices.
+
+        Raises InputError where it names others, or nothing at all.
+        """
+        from compress.quantization.schemes import preset, resolved
+
+        if isinstance(self.scheme, Path):
+            try:
+                own = parsed_scheme(read_file(self.scheme), str(self.scheme))
+            except ValueError as error:
+                raise InputError(str(error), where="quantize.scheme") from error
+            return self.model_copy(update={"scheme": own}).asked(names)
+        if isinstance(self.scheme, QuantizationScheme):
+            given = self._with_table(self.scheme)
+            update: dict[str, Any] = {"matrices": resolved(given.matrices, names)}
+            scheme = given.model_copy(
+                update=update | ({} if self.method is None else {"method": self.method})
+            )
+            if not scheme.kinds and scheme.item_table == "fp32":
+                raise InputError("the scheme quantizes nothing", where="quantize.scheme")
+            return scheme
+        matrices = {} if self.scheme == "mixed" else dict.fromkeys(names, preset(self.scheme, self.group))
+        table, method = self.item_table or "fp32", self.method or "rtn"
+        return QuantizationScheme(matrices=matrices, item_table=table, method=method)
+
+
+FILLS = (
+    "{name!r} is sparse, and gptq feeds rounding errors back into its zeros, which would fill them: use "
+    "method: rtn, to which 0 stays 0"
+)
+NO_MATRICES = "{name!r} has no matrices to quantize"
+TWICE = (
+    "{name!r} is quantized already ({scheme}), and rounding twice loses twice: quantize what it was made from"
+)
+assert {*PRESETS} > {*BITSANDBYTES}
+
+
+def run(config: QuantizeConfig, inputs: Mapping[str, Bound], context: Context) -> Outputs:
+    """Round, note the scheme, save to `context.folder / "checkpoint"`, and the scheme as `scheme.yaml`.
+
+    Metrics: the validation loss before, with rounded weights, and with inputs rounded as served; bytes of the
+    matrices and of the item table as the scheme holds them; `sensitivity` where it was measured. Raises
+    InputError when the source has no matrices, holds NaN, is quantized already or of another catalogue, when
+    the scheme names unknown matrices, or nobody has a history to calibrate on, StageError where a budget
+    leaves nothing to quantize.
+    """
+    from compress.quantization.apply import Work
+    from recommender.checkpoint import load_checkpoint, read_info, save_checkpoint
+    from recommender.files import write_text
+
+    folder = inputs[config.of].path
+    info = read_info(folder)
+    _check(config, info)
+    model = load_checkpoint(folder, prepared=context.prepared, device=context.device)
+    work = Work.on(model, context, users=config.calibration_users, where=str(folder))
+    scheme = config.asked(list(work.linears))
+    if scheme.method == "gptq" and noted(info.about, config.of) is not None:
+        raise InputError(FILLS.format(name=config.of), where="quantize.method")
+    before, metrics = work.loss(), dict[str, Any]()
+    scheme, notes = _settled(config, scheme, work, before, metrics)
+    context.progress("note", {"quantizing": len(scheme.matrices), "scheme": scheme.summary})
+    quantization = work.apply(scheme)
+    save_checkpoint(
+        model,
+        context.folder / "checkpoint",
+        prepared=context.prepared,
+        model_config=info.model_config,
+        split=context.evaluation.split,
+        about={**info.about, "stage": config.stage, "of": config.of, "quantized": scheme.summary},
+        quantization=quantization,
+    )
+    from compress.quantization.schemes import scheme_text
+
+    write_text(context.folder / "scheme.yaml", scheme_text(scheme, config.of, notes))
+    return Outputs(
+        {
+            "scheme": scheme.summary,
+            "method": scheme.method,
+            "item_table": scheme.item_table,
+            **work.bytes_of(scheme),
+            "validation_loss_before": before,
+            "validation_loss_weights": work.loss(),
+            "validation_loss": work.loss_as_served(scheme),
+            **metrics,
+        }
+    )
+
+
+def _check(config: QuantizeConfig, info: "CheckpointInfo") -> None:
+    """The checks of `problems`, now that the checkpoint can be read. Raises InputError with the first."""
+    note = noted(info.about, config.of)
+    planned = None if note is None else note.planned
+    known = Shape("checkpoint", model=info.model_config, quantized=info.quantized, sparsity=planned)
+    for place, wrong in config.problems({config.of: known}):
+        raise InputError(wrong, where=f"quantize.{place}")
+
+
+def _settled(
+    config: QuantizeConfig, scheme: QuantizationScheme, work: "Work", before: float, metrics: dict[str, Any]
+) -> tuple[QuantizationScheme, list[str]]:
+    """(the scheme with measured ranges, or chosen where it is mixed; what to note in its file)."""
+    from compress.quantization.schemes import options
+
+    if config.scheme != MIXED:
+        scheme = work.with_ranges(scheme, percentile=config.percentile)
+        if not config.sensitivity:
+            return scheme, []
+        tried = {name: [matrix] for name, matrix in scheme.matrices.items() if matrix.kind != "fp32"}
+        metrics["sensitivity"] = work.rises(tried, before)
+        return scheme, _told(metrics["sensitivity"])
+    choices = {name: list(options(config.group).values()) for name in work.linears}
+    mixed, found = work.mixed(choices, before, budget=config.budget)
+    metrics |= {"sensitivity": found, "budget": config.budget}
+    metrics |= {"rise_predicted": mixed.predicted, "rise_measured": mixed.measured}
+    if all(matrix.kind == "fp32" for matrix in mixed.schemes.values()) and scheme.item_table == "fp32":
+        raise StageError(
+            f"no matrix can be held in fewer bits for {config.budget:g} nats of validation loss",
+            where="quantize.budget",
+            fix="raise the budget, or see with `sensitivity: true` what each matrix costs",
+        )
+    note = (
+        f"budget {config.budget:g} nats, rise predicted {mixed.predicted:.4f}, measured {mixed.measured:.4f}"
+    )
+    return scheme.model_copy(update={"matrices": mixed.schemes}), [note, *_told(found)]
+
+
+def _told(found: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """What each matrix loses alone, worst first, for people."""
+    worst_first = sorted(found.items(), key=lambda each: -max(each[1].values()))
+    rows = [
+        f"  {name}: " + ", ".join(f"{kind} {rise:+.5f}" for kind, rise in kinds.items())
+        for name, kinds in worst_first
+    ]
+    return ["validation loss gained by a matrix alone (nats):", *rows]
