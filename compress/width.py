@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from compress.width_layout import (
+from compress.narrowing.layout import (
     Amount,
     Structure,
     Widths,
@@ -25,8 +25,8 @@ from recommender.stage import Bound, Context, Outputs, Shape, StageConfig
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from compress.width_activation import Importance
-    from compress.width_cut import Kept
+    from compress.narrowing.activation import Importance
+    from compress.narrowing.cut import Kept
     from recommender.checkpoint import CheckpointInfo
     from recommender.models.llm import LlmRecommender
 
@@ -135,7 +135,7 @@ def run(config: PruneWidthConfig, inputs: Mapping[str, Bound], context: Context)
     InputError when the source is no decoder of a known family, cannot have these widths, holds NaN, or
     belongs to another catalogue; the source itself is only read.
     """
-    from compress.width_cut import narrow, removed_parameters
+    from compress.narrowing.cut import narrow, removed_parameters
     from recommender.checkpoint import read_info, save_checkpoint
     from recommender.files import write_json
 
@@ -180,7 +180,7 @@ def _opened(
     config: PruneWidthConfig, info: "CheckpointInfo", source: Bound, context: Context
 ) -> tuple["LlmRecommender", Widths, Widths]:
     """The model, and its widths before and after. Raises InputError for all that can be wrong with them."""
-    from compress.width_cut import widths_in
+    from compress.narrowing.cut import widths_in
     from recommender.checkpoint import load_checkpoint
     from recommender.models.llm import LlmRecommender
 
@@ -201,7 +201,7 @@ def _opened(
 
 
 def _check_numbers(model: "LlmRecommender", name: str) -> None:
-    from compress.width_scores import all_finite
+    from compress.narrowing.scores import all_finite
 
     bad = [key for key, value in model.state_dict().items() if not all_finite([value])]
     if bad:
@@ -215,9 +215,9 @@ def _check_numbers(model: "LlmRecommender", name: str) -> None:
 def measure(config: PruneWidthConfig, model: "LlmRecommender", context: Context) -> "Importance":
     """The scores that `importance` asks for, from a seeded sample of training histories."""
     from compress import calibration
-    from compress.width_activation import activation_importance
-    from compress.width_cut import layout_of, widths_in
-    from compress.width_taylor import taylor_importance
+    from compress.narrowing.activation import activation_importance
+    from compress.narrowing.cut import layout_of, widths_in
+    from compress.narrowing.taylor import taylor_importance
 
     drawn = calibration.sample(
         context.prepared,
@@ -235,8 +235,8 @@ def measure(config: PruneWidthConfig, model: "LlmRecommender", context: Context)
 
 def choose(importance: "Importance", before: Widths, after: Widths) -> "Kept":
     """The members of highest score, `after` in number; every key/value head keeps as many heads."""
-    from compress.width_cut import Kept
-    from compress.width_scores import keep_heads, keep_top
+    from compress.narrowing.cut import Kept
+    from compress.narrowing.scores import keep_heads, keep_top
 
     blocks: list[dict[Structure, Tensor]] = []
     for scores in importance.blocks:
@@ -249,7 +249,7 @@ def choose(importance: "Importance", before: Widths, after: Widths) -> "Kept":
 
 def _shares(importance: "Importance", kept: "Kept") -> dict[str, Any]:
     """The part of all scores that stays: of the stream, and of each block's neurons and heads."""
-    from compress.width_scores import share_kept
+    from compress.narrowing.scores import share_kept
 
     pairs = list(zip(importance.blocks, kept.blocks, strict=True))
     return {

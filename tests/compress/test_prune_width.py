@@ -8,7 +8,7 @@ import torch
 from safetensors.numpy import load_file
 from torch import Tensor
 
-from compress.width_layout import Widths
+from compress.narrowing.layout import Widths
 from recommender.checkpoint import read_info
 from recommender.data.prepared import Prepared
 from recommender.errors import InputError

@@ -12,10 +12,10 @@ from pydantic import ValidationError
 from safetensors.numpy import load_file, save_file
 from torch import nn
 
+from compress.narrowing.cut import narrow, widths_in
 from compress.sparsify import SparsifyConfig
 from compress.sparsify import run as sparsify
 from compress.width import PruneWidthConfig, run, zeros_first
-from compress.width_cut import narrow, widths_in
 from recommender.data.prepared import Prepared
 from recommender.errors import InputError
 from recommender.models.config import ItemVectorsConfig, LlmConfig, PopularityConfig, SasrecConfig
@@ -25,7 +25,7 @@ from recommender.stage import Bound, Shape
 
 from .conftest import MakeContext, bound, train_tiny, write_log
 from .narrowed import changed, config_for, importances, prune, shape_of
-from .test_width_families import built, drawn
+from .narrowing.test_families import built, drawn
 
 WRONG = [
     ({"ffn": 49}, "ffn", "cannot keep 49: there are 48"),

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from compress.calibration import Calibration, device_of
-from compress.width_activation import Importance
-from compress.width_cut import Place, places, segments
-from compress.width_layout import Layout, Structure, Widths
-from compress.width_scores import first_order, second_order, sum_along
+from compress.narrowing.activation import Importance
+from compress.narrowing.cut import Place, places, segments
+from compress.narrowing.layout import Layout, Structure, Widths
+from compress.narrowing.scores import first_order, second_order, sum_along
 from recommender.errors import InputError
 from recommender.losses import full_softmax
 from recommender.models.interface import History

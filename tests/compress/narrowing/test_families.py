@@ -10,9 +10,17 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel
 
-from compress.width_cut import Kept, layout_of, narrow, places, removed_parameters, widths_in
-from compress.width_layout import LAYOUTS, Amount, Structure, Widths, aimed_at, targets_problem, with_widths
-from compress.width_scores import keep_heads, keep_top
+from compress.narrowing.cut import Kept, layout_of, narrow, places, removed_parameters, widths_in
+from compress.narrowing.layout import (
+    LAYOUTS,
+    Amount,
+    Structure,
+    Widths,
+    aimed_at,
+    targets_problem,
+    with_widths,
+)
+from compress.narrowing.scores import keep_heads, keep_top
 from recommender.checkpoint import load_checkpoint, save_checkpoint, stored_parameters
 from recommender.data.prepared import Prepared
 from recommender.models.build import build_model
@@ -21,8 +29,8 @@ from recommender.models.interface import History
 from recommender.models.linears import body_linears, watched
 from recommender.models.llm import LlmRecommender
 
-from .test_families import histories
-from .test_families import loud as louder
+from ..test_families import histories
+from ..test_families import loud as louder
 
 GROUPED = [family for family in FAMILIES if family not in HEADS_FILL_HIDDEN]
 families = pytest.mark.parametrize("family", FAMILIES)

@@ -6,9 +6,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from compress.calibration import Calibration
-from compress.width_activation import Importance, activation_importance, item_positions
-from compress.width_cut import layout_of, widths_in
-from compress.width_taylor import next_item_loss, taylor_importance
+from compress.narrowing.activation import Importance, activation_importance, item_positions
+from compress.narrowing.cut import layout_of, widths_in
+from compress.narrowing.taylor import next_item_loss, taylor_importance
 from recommender.errors import InputError
 from recommender.models.build import build_model
 from recommender.models.config import LlmConfig

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from compress.calibration import Calibration, device_of
-from compress.width_layout import Layout, Structure, Widths
-from compress.width_scores import MeanMagnitude, head_magnitudes
+from compress.narrowing.layout import Layout, Structure, Widths
+from compress.narrowing.scores import MeanMagnitude, head_magnitudes
 from recommender.models.linears import Linear, body_linears, watched
 from recommender.models.llm import LlmRecommender
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from compress.width_cut import Segment, segments
-from compress.width_layout import LAYOUTS, Widths, aimed_at, targets_problem, widths_of, with_widths
-from compress.width_scores import (
+from compress.narrowing.cut import Segment, segments
+from compress.narrowing.layout import LAYOUTS, Widths, aimed_at, targets_problem, widths_of, with_widths
+from compress.narrowing.scores import (
     MeanMagnitude,
     first_order,
     head_magnitudes,

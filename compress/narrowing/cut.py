@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedConfig
 
-from compress.width_layout import LAYOUTS, Axis, Layout, Structure, Widths, family_problem
+from compress.narrowing.layout import LAYOUTS, Axis, Layout, Structure, Widths, family_problem
 from recommender.errors import InputError
 from recommender.models.config import HEADS_FILL_HIDDEN
 from recommender.models.hf_body import HuggingFaceBody
