@@ -8,6 +8,7 @@ from pydantic import Field
 from compress.prune_depth import NO_BLOCKS, Importance, Init, start_problem
 from recommender.errors import InputError
 from recommender.models.config import BODILESS, LlmConfig
+from recommender.quantization_scheme import LEAVES_GRID
 from recommender.stage import Bound, Context, Outputs, Shape, StageConfig
 from recommender.training.config import TrainSettings
 
@@ -58,6 +59,8 @@ class DepthProfileConfig(TrainSettings, StageConfig):
         source = known.get(self.of)
         if source is not None and isinstance(source.model, BODILESS):
             return [("of", NO_BLOCKS.format(name=self.of))]
+        if source is not None and source.quantized is not None:
+            return [("of", LEAVES_GRID.format(name=self.of, scheme=source.quantized))]
         lost = None if source is None else start_problem(self.init, source.model, source.narrowed)
         if self.retrain and lost:
             return [("init", lost)]
@@ -131,7 +134,13 @@ def run(config: DepthProfileConfig, inputs: Mapping[str, Bound], context: Contex
 def _check(config: DepthProfileConfig, info: "CheckpointInfo") -> None:
     """The checks of `problems`, now that the checkpoint can be read. Raises InputError with the first."""
     layers = info.blocks.get("user")
-    source = Shape("checkpoint", layers, info.model_config, narrowed="width" in info.about)
+    source = Shape(
+        "checkpoint",
+        layers,
+        info.model_config,
+        narrowed="width" in info.about,
+        quantized=info.quantized,
+    )
     for field, wrong in config.problems({config.of: source}):
         raise InputError(wrong, where=f"depth-profile.{field}")
     if not layers:

@@ -74,6 +74,8 @@ class PruneDepthConfig(StageConfig):
         source = known.get(self.of)
         model = None if source is None or source.model is None else with_layers(source.model, layers)
         zeros = source.sparsity if source is not None and self.init == "teacher" else None
+        if zeros is not None and not zeros.everywhere:
+            zeros = None  # the blocks that have them may be those that go: running will tell
         narrowed = source is not None and source.narrowed
         return Shape("checkpoint", layers=layers, model=model, sparsity=zeros, narrowed=narrowed)
 

@@ -18,12 +18,13 @@ from recommender.quantization_scheme import (
     TableBits,
     parsed_scheme,
 )
-from recommender.sparsity import noted
-from recommender.stage import Bound, Context, Outputs, Shape, StageConfig
+from recommender.sparsity import Sparsity, noted
+from recommender.stage import Bound, Context, Outputs, Shape, StageConfig, lasting
 
 if TYPE_CHECKING:
     from compress.quantization.apply import Work
     from recommender.checkpoint import CheckpointInfo
+    from recommender.models.interface import SequentialRecommender
 
 SchemeOption = Annotated[
     Preset | Literal["mixed"] | QuantizationScheme | Path,
@@ -71,7 +72,10 @@ class QuantizeConfig(StageConfig):
         False, description="measure what the validation loss gains by each matrix alone (mixed: always)"
     )
     budget: float = Field(
-        0.01, ge=0, description="mixed: by how much the validation loss (nats) may rise, as measured"
+        0.01,
+        ge=0,
+        description="mixed: by how much the validation loss (nats) may rise, as measured of the matrices "
+        "rounded to nearest; an item table of fewer bits and gptq come on top",
     )
 
     @model_validator(mode="after")
@@ -177,9 +181,10 @@ def run(config: QuantizeConfig, inputs: Mapping[str, Bound], context: Context) -
     info = read_info(folder)
     _check(config, info)
     model = load_checkpoint(folder, prepared=context.prepared, device=context.device)
-    work = Work.on(model, context, users=config.calibration_users, where=str(folder))
+    work = Work.on(model, context, users=config.calibration_users, name=config.of)
     scheme = config.asked(list(work.linears))
-    if scheme.method == "gptq" and noted(info.about, config.of) is not None:
+    note = noted(info.about, config.of)
+    if scheme.method == "gptq" and note is not None:
         raise InputError(FILLS.format(name=config.of), where="quantize.method")
     before, metrics = work.loss(), dict[str, Any]()
     scheme, notes = _settled(config, scheme, work, before, metrics)
@@ -191,7 +196,7 @@ def run(config: QuantizeConfig, inputs: Mapping[str, Bound], context: Context) -
         prepared=context.prepared,
         model_config=info.model_config,
         split=context.evaluation.split,
-        about={**info.about, "stage": config.stage, "of": config.of, "quantized": scheme.summary},
+        about={**lasting(info.about), **config.named, **_zeros(model, note), "quantized": scheme.summary},
         quantization=quantization,
     )
     from compress.quantization.schemes import scheme_text
@@ -209,6 +214,15 @@ def run(config: QuantizeConfig, inputs: Mapping[str, Bound], context: Context) -
             **metrics,
         }
     )
+
+
+def _zeros(model: "SequentialRecommender", note: Sparsity | None) -> dict[str, Any]:
+    """The note of zeros, to which rounding has added some; nothing of a dense model."""
+    from recommender.models.zeros import measure
+
+    if note is None:
+        return {}
+    return {"sparsity": measure(model.bodies()["user"], note).model_dump(mode="json")}
 
 
 def _check(config: QuantizeConfig, info: "CheckpointInfo") -> None:
@@ -243,10 +257,11 @@ def _settled(
             where="quantize.budget",
             fix="raise the budget, or see with `sensitivity: true` what each matrix costs",
         )
-    note = (
-        f"budget {config.budget:g} nats, rise predicted {mixed.predicted:.4f}, measured {mixed.measured:.4f}"
+    told = (
+        f"budget {config.budget:g} nats for the matrices, rounded to nearest; rise predicted "
+        f"{mixed.predicted:.4f}, measured {mixed.measured:.4f}"
     )
-    return scheme.model_copy(update={"matrices": mixed.schemes}), [note, *_told(found)]
+    return scheme.model_copy(update={"matrices": mixed.schemes}), [told, *_told(found)]
 
 
 def _told(found: Mapping[str, Mapping[str, float]]) -> list[str]:

@@ -14,6 +14,8 @@ from recommender.sparsity import Sparsity, Zeros, noted
 from recommender.stage import Bound, Context, Outputs, Shape, StageConfig
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from compress.calibration import Calibration
     from recommender.checkpoint import CheckpointInfo
     from recommender.models.interface import SequentialRecommender
@@ -89,10 +91,10 @@ class SparsifyConfig(StageConfig):
         if wrong := self.beyond(source.layers):
             found.append(("blocks", wrong))
         everything = self.matrices is None and self.blocks is None
-        if everything and (wrong := self.already(source.sparsity, repr(self.of))):
+        known_everywhere = source.sparsity is not None and source.sparsity.everywhere
+        if everything and known_everywhere and (wrong := self.already(source.sparsity, repr(self.of))):
             found.append(("sparsity", wrong))
-        widths = {} if source.model is None or self.matrices is not None else inner_widths(source.model)
-        odd = {name: width for name, width in widths.items() if width % 4}
+        odd = {name: width for name, width in self._inputs(source.model).items() if width % 4}
         if self.pattern == "2:4" and odd:
             told = " and ".join(f"{name} {width}" for name, width in odd.items())
             found.append(("pattern", f"2:4 needs widths that 4 divides: {self.of!r} has {told}"))
@@ -100,7 +102,17 @@ class SparsifyConfig(StageConfig):
 
     def shape(self, known: Mapping[str, Shape]) -> Shape:
         """The source with zeros."""
-        return replace(known.get(self.of, Shape("checkpoint")), sparsity=Zeros(self.pattern, self.sparsity))
+        source = known.get(self.of, Shape("checkpoint"))
+        everywhere = self.matrices is None and self.blocks is None
+        return replace(source, sparsity=Zeros(self.pattern, self.sparsity, everywhere))
+
+    def _inputs(self, model: ModelConfig | None) -> dict[str, int]:
+        """How many inputs the matrices to be pruned have, by what these are, as far as it is known."""
+        widths = {} if model is None else inner_widths(model)
+        read = {kind for name in self.matrices or () for kind in READS.get(name, ("hidden",))}
+        if "heads" in read and "heads" not in widths:
+            read.add("hidden")  # heads together are as wide as the stream
+        return {kind: width for kind, width in widths.items() if self.matrices is None or kind in read}
 
     def beyond(self, layers: int | None) -> str | None:
         """What is wrong with `blocks` of a body with so many (None: not known yet), or None."""
@@ -112,7 +124,7 @@ class SparsifyConfig(StageConfig):
         if there is None:
             return None
         new_pattern = (there.pattern, self.pattern) == ("unstructured", "2:4")
-        if self.sparsity > there.share or (self.sparsity == there.share and new_pattern):
+        if self.sparsity > there.share or new_pattern:
             return None
         return (
             f"{name} is sparse already ({there.pattern}, {there.share:.0%} zeros, which stay): pruning to "
@@ -120,6 +132,11 @@ class SparsifyConfig(StageConfig):
         )
 
 
+READS = {
+    "down_proj": ("ffn",), "fc2": ("ffn",), "dense_4h_to_h": ("ffn",),
+    "o_proj": ("heads",), "out_proj": ("heads",), "dense": ("heads",), "c_proj": ("ffn", "heads"),
+}  # fmt: skip
+"""What the matrices of these names read; all others read the stream."""
 NO_BLOCKS = "{name!r} has no blocks whose weights could be pruned"
 
 
@@ -128,7 +145,9 @@ def inner_widths(model: ModelConfig) -> dict[str, int]:
     if isinstance(model, SasrecConfig):
         return {"hidden": model.hidden}
     if isinstance(model, LlmConfig) and model.backbone is None:
-        return {"hidden": model.hidden, "ffn": model.ffn or 3 * model.hidden}
+        heads = model.heads * model.head_size
+        own = {"heads": heads} if heads != model.hidden else {}
+        return {"hidden": model.hidden, "ffn": model.ffn or 3 * model.hidden, **own}
     return {}
 
 
@@ -177,6 +196,7 @@ def _opened(
 ) -> tuple["SequentialRecommender", "Calibration"]:
     """The model and what it is calibrated on. Raises InputError where they do not fit, or are not there."""
     from compress import calibration
+    from compress.finite import check_finite
     from recommender.checkpoint import check_trained_on, load_checkpoint
 
     if isinstance(info.model_config, BODILESS) or not info.blocks.get("user"):
@@ -187,6 +207,7 @@ def _opened(
         raise InputError(wrong, where="sparsify.blocks")
     check_trained_on(info, context.prepared, context.evaluation.split, str(folder))
     model = load_checkpoint(folder, prepared=context.prepared, device=context.device)
+    check_finite(model, config.of, where="sparsify.of")
     drawn = calibration.sample(
         context.prepared,
         context.split,
@@ -258,21 +279,20 @@ def chosen(
                 where="sparsify.pattern",
                 fix="prune unstructured, or leave this matrix out with `matrices`",
             )
-        if not matrix.isfinite().all():
-            raise InputError(
-                f"the weights of {name} hold NaN or infinite numbers",
-                where="sparsify.of",
-                fix="train again from a checkpoint that is sound",
-            )
-        if wrong := config.already(_there(before, name, matrix.shape[1]), name):
+        if wrong := config.already(_there(before, name, matrix), name):
             raise InputError(wrong, where="sparsify.sparsity", fix="ask for more, or for other `matrices`")
     return found
 
 
-def _there(before: Sparsity | None, name: str, inputs: int) -> Zeros | None:
-    """The zeros of a matrix by the note of an earlier pruning, which rounded the share of a row down."""
+def _there(before: Sparsity | None, name: str, matrix: "Tensor") -> Zeros | None:
+    """The zeros of a matrix [out, in] by the note of an earlier pruning, which rounded the share of a row
+    down.
+    """
+    from recommender.models.zeros import is_2_to_4
+
     if before is None or name not in before.matrices:
         return None
     share = before.matrices[name]
-    rounded = 0 <= before.sparsity - share < 1 / inputs
-    return Zeros(before.pattern, before.sparsity if rounded else share)
+    rounded = 0 <= before.sparsity - share < 1 / matrix.shape[1]
+    pattern: Literal["unstructured", "2:4"] = "2:4" if is_2_to_4(matrix) else "unstructured"
+    return Zeros(pattern, before.sparsity if rounded else share)

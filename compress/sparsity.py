@@ -129,13 +129,16 @@ def _prune_tile(
 def inverse_factor(hessian: Tensor, *, damping: float = DAMPING) -> Tensor:
     """Upper triangular U [n, n] in float64 with U^T U = (H + damping x mean(diag H) x I)^-1.
 
-    Where H_jj is 0 it counts as 1. Raises ValueError for a Hessian that is not finite, or is not positive
-    definite even so.
+    The mean is that of the inputs that are ever used; where H_jj is 0 it counts as that mean. (The published
+    code takes 1 for it, and into the mean, which drowns the others where inputs are small.) Raises ValueError
+    for a Hessian that is not finite, or is not positive definite even so.
     """
     damped = hessian.double().clone()
     diagonal = damped.diagonal()
-    diagonal.masked_fill_(diagonal == 0, 1.0)
-    diagonal += damping * diagonal.mean()
+    dead = diagonal == 0
+    mean = diagonal[~dead].mean() if bool((~dead).any()) else diagonal.new_tensor(1.0)
+    diagonal.masked_fill_(dead, float(mean))
+    diagonal += damping * mean
     if not damped.isfinite().all():
         raise ValueError("the Hessian is not finite")
     lower, wrong = torch.linalg.cholesky_ex(damped)
@@ -143,13 +146,6 @@ def inverse_factor(hessian: Tensor, *, damping: float = DAMPING) -> Tensor:
         raise ValueError(f"the Hessian is not positive definite with a damping of {damping}")
     factor: Tensor = torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
     return factor
-
-
-def is_2_to_4(weight: Tensor) -> bool:
-    """Whether no aligned group of 4 inputs holds more than 2 weights that are not zero."""
-    if weight.shape[1] % GROUP:
-        return False
-    return bool(((weight.reshape(-1, GROUP) != 0).sum(1) <= GROUP - PRUNED).all())
 
 
 def _lowest(weight: Tensor, scores: Tensor, sparsity: float, pattern: Pattern, *, per_row: bool) -> Tensor:

@@ -20,7 +20,7 @@ from recommender.errors import InputError
 from recommender.models.config import BODILESS, LlmConfig, ModelConfig
 from recommender.quantization_scheme import LEAVES_GRID
 from recommender.sparsity import noted
-from recommender.stage import Bound, Context, Outputs, Shape, StageConfig
+from recommender.stage import Bound, Context, Outputs, Shape, StageConfig, lasting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -153,7 +153,7 @@ def run(config: PruneWidthConfig, inputs: Mapping[str, Bound], context: Context)
         prepared=context.prepared,
         model_config=with_widths(info.model_config, after),
         split=context.evaluation.split,
-        about={**info.about, "stage": config.stage, "of": config.of, "width": after._asdict()},
+        about={**lasting(info.about), **config.named, "width": after._asdict()},
     )
     write_json(context.folder / "kept.json", _as_lists(kept))
     narrowed = read_info(context.folder / "checkpoint")
@@ -180,6 +180,7 @@ def _opened(
     config: PruneWidthConfig, info: "CheckpointInfo", source: Bound, context: Context
 ) -> tuple["LlmRecommender", Widths, Widths]:
     """The model, and its widths before and after. Raises InputError for all that can be wrong with them."""
+    from compress.finite import check_finite
     from compress.narrowing.cut import widths_in
     from recommender.checkpoint import load_checkpoint
     from recommender.models.llm import LlmRecommender
@@ -196,20 +197,8 @@ def _opened(
     after = aimed_at(before, config.targets())
     if wrong := targets_problem(before, after, model.body.config.model_type):
         raise InputError(wrong[1], where=f"prune-width.{wrong[0]}")
-    _check_numbers(model, config.of)
+    check_finite(model, config.of, where="prune-width.of")
     return model, before, after
-
-
-def _check_numbers(model: "LlmRecommender", name: str) -> None:
-    from compress.narrowing.scores import all_finite
-
-    bad = [key for key, value in model.state_dict().items() if not all_finite([value])]
-    if bad:
-        raise InputError(
-            f"the weights of {name!r} hold NaN or infinite numbers: {', '.join(bad[:3])}",
-            where="prune-width.of",
-            fix="train it again with a smaller learning rate",
-        )
 
 
 def measure(config: PruneWidthConfig, model: "LlmRecommender", context: Context) -> "Importance":

@@ -12,12 +12,16 @@ from pydantic import ValidationError
 from recommender.data.config import Section
 from recommender.errors import InputError
 
+ROUNDED = 0.05
+"""By how much the zeros of a body may fall short of the share that was asked for: rows round it down."""
+
 
 class Zeros(NamedTuple):
     """What is known of a body's zeros before anything runs."""
 
     pattern: Literal["unstructured", "2:4"]
     share: float  # that was asked for, of each pruned matrix
+    everywhere: bool = True  # in all matrices; False: in some only, or in others by another share
 
 
 class Sparsity(Section):
@@ -40,7 +44,7 @@ class Sparsity(Section):
     @property
     def planned(self) -> Zeros:
         """What the recipe check knows of it."""
-        return Zeros(self.pattern, self.sparsity)
+        return Zeros(self.pattern, self.sparsity, everywhere=abs(self.share - self.sparsity) < ROUNDED)
 
 
 def noted(about: Mapping[str, Any], where: str) -> Sparsity | None:

@@ -88,6 +88,12 @@ class StageConfig(Section):
         """The name that this stage binds, or None."""
         return None
 
+    @property
+    def named(self) -> dict[str, Any]:
+        """What a checkpoint says of the stage that made it: `stage`, `name` and, with one source, `of`."""
+        of = self.consumes[0] if len(self.consumes) == 1 else None
+        return {"stage": self.stage, "name": self.produces, **({} if of is None else {"of": of})}
+
     def problems(self, known: Mapping[str, Shape]) -> list[tuple[str, str]]:
         """(field, what is wrong) for everything that can be seen before running; `known`: earlier names.
 
@@ -98,6 +104,11 @@ class StageConfig(Section):
     def shape(self, known: Mapping[str, Shape]) -> Shape | None:
         """What `produces` will be, as far as it can be told before running; called when `produces` is set."""
         return Shape("checkpoint") if self.produces else None
+
+
+def lasting(about: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint says of itself that still holds when its weights have been changed."""
+    return {key: value for key, value in about.items() if key != "best_ndcg"}
 
 
 @dataclass(frozen=True)

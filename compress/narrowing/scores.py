@@ -4,8 +4,6 @@ Activation scores are those of Minitron (arXiv 2407.14679, NVIDIA's Model-Optimi
 LLM-Pruner (arXiv 2305.11627). Scores are float64; ties are broken by the lower index.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -83,8 +81,3 @@ def share_kept(scores: Tensor, kept: Tensor) -> float:
     """The part of all scores that stays, 0 to 1."""
     total = float(scores.sum())
     return float(scores[kept].sum()) / total if total else 1.0
-
-
-def all_finite(tensors: Sequence[Tensor]) -> bool:
-    """False when any entry is NaN or infinite."""
-    return all(bool(torch.isfinite(each).all()) for each in tensors)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from compress.calibration import Calibration, sample, validation_loss
+from compress.finite import check_finite
 from compress.quantization.grid import on_grid, scales_of
 from compress.quantization.inputs import hessians, largest_inputs
 from compress.quantization.rounding import rounded, tried
@@ -40,16 +41,10 @@ class Work:
     calibration: Calibration
 
     @classmethod
-    def on(cls, model: SequentialRecommender, context: Context, *, users: int, where: str) -> Self:
-        """Draw the users. Raises InputError where there are none, or a weight is not finite."""
+    def on(cls, model: SequentialRecommender, context: Context, *, users: int, name: str) -> Self:
+        """Draw the users. Raises InputError where there are none, or a weight of `name` is not finite."""
         linears = body_linears(model.bodies()["user"])
-        wrong = [name for name, linear in linears.items() if not torch.isfinite(linear.matrix()).all()]
-        if not torch.isfinite(model.item_table()).all():
-            wrong.append("the item table")
-        if wrong:
-            raise InputError(
-                f"NaN or infinite weights in {', '.join(wrong[:3])}", where=where, fix="train it again"
-            )
+        check_finite(model, name, where="quantize.of")
         drawn = sample(
             context.prepared, context.split, users=users, max_length=model.max_length, seed=context.seed
         )

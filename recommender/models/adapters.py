@@ -22,8 +22,8 @@ def add_adapters(
     """Freeze the body and put trainable low-rank adapters into its linear layers (arXiv 2106.09685).
 
     Their weights are drawn from `seed`; the global random state is left as it was. Where zeros are `held`,
-    an adapter does nothing from the start: what is trained is what the merge will leave. Raises InputError
-    when a target names no layer of the body.
+    an adapter adds nothing in the mean over its dropout, and nothing at all without: what is trained is what
+    the merge will leave. Raises InputError when a target names no layer of the body.
     """
     names = {
         name.rpartition(".")[2]

@@ -39,8 +39,12 @@ class LastPosition(nn.Module):
 
     @staticmethod
     def knows(block: nn.Module) -> bool:
-        """True for the blocks that `forward` can compute; OPT's only where norms come first."""
-        return type(block) in KNOWN_BLOCKS and getattr(block, "do_layer_norm_before", True)
+        """True for the blocks that `forward` can compute; OPT's only where norms come first.
+
+        Not with adapters: cutting a fused matrix reads its weight, to which theirs has not been added yet.
+        """
+        adapted = any(hasattr(module, "get_base_layer") for module in block.modules())
+        return not adapted and type(block) in KNOWN_BLOCKS and getattr(block, "do_layer_norm_before", True)
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """[B, T, H] -> [B, 1, H]; equal to the block's own output at the last position."""

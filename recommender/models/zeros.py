@@ -16,7 +16,10 @@ from recommender.sparsity import Sparsity
 
 
 class HeldZeros:
-    """Where some matrices of a body are zero, taken down when this is made."""
+    """Where some matrices of a body are zero, taken down when this is made.
+
+    A weight that has been rounded to 0 is held like one that was pruned.
+    """
 
     def __init__(self, linears: Iterable[Linear]) -> None:
         self._zero: dict[nn.Module, Tensor] = {}
@@ -86,20 +89,32 @@ def held_zeros(model: SequentialRecommender, note: Sparsity | None) -> HeldZeros
 
 
 def measure(body: Body, note: Sparsity) -> Sparsity:
-    """The note with the exact zeros that are there now. Raises InputError for a matrix that is not there."""
+    """The note with the exact zeros and the pattern that are there now.
+
+    Raises InputError for a matrix that is not there.
+    """
     linears = body_linears(body)
     if missing := [name for name in note.matrices if name not in linears]:
         raise InputError(
             f"the checkpoint notes zeros of {missing[0]}, which its body does not have", where="sparsity"
         )
     zeros = {name: zeros_in(each.matrix()) for name, each in linears.items()}
+    structured = all(is_2_to_4(linears[name].matrix()) for name in note.matrices)
     return note.model_copy(
         update={
+            "pattern": "2:4" if structured else "unstructured",
             "matrices": {name: zeros[name] / linears[name].matrix().numel() for name in note.matrices},
             "zeros": sum(zeros.values()),
             "weights": sum(each.matrix().numel() for each in linears.values()),
         }
     )
+
+
+def is_2_to_4(weight: Tensor) -> bool:
+    """Whether no aligned group of 4 inputs holds more than 2 weights that are not zero; weight [out, in]."""
+    if weight.shape[1] % 4:
+        return False
+    return bool(((weight.reshape(-1, 4) != 0).sum(1) <= 2).all())
 
 
 def zeros_in(matrix: Tensor) -> int:

@@ -11,12 +11,13 @@ import torch
 from compress import calibration
 from compress.prune_depth import PruneDepthConfig
 from compress.prune_depth import run as prune_depth
-from compress.sparsity import is_2_to_4, magnitude, wanda
+from compress.sparsity import magnitude, wanda
 from recommender.checkpoint import load_checkpoint, read_info
 from recommender.data.prepared import Prepared
 from recommender.models.config import LlmConfig, SasrecConfig
 from recommender.models.interface import SequentialRecommender
 from recommender.models.linears import Linear, body_linears, watched
+from recommender.models.zeros import is_2_to_4
 from recommender.sparsity import noted
 from recommender.stage import Bound
 from recommender.training.validation import validation_quality

@@ -11,11 +11,11 @@ from pydantic import ValidationError
 
 from compress.prune_depth import PruneDepthConfig
 from compress.sparsify import run
-from compress.sparsity import is_2_to_4
 from recommender.data.prepared import Prepared
 from recommender.errors import InputError
 from recommender.files import folder_digest
 from recommender.models.config import LlmConfig, ModelConfig, PopularityConfig, SasrecConfig
+from recommender.models.zeros import is_2_to_4
 from recommender.sparsity import Zeros
 from recommender.stage import Bound, Shape
 
@@ -36,6 +36,15 @@ class TestPlan:
         for init, expected in (("teacher", Zeros("2:4", 0.5)), ("base", None), ("fresh", None)):
             config = PruneDepthConfig.model_validate({"of": "source", "as": "p", "keep": 2, "init": init})
             assert config.shape(known).sparsity == expected
+
+    @pytest.mark.parametrize("chosen", [{"blocks": [3]}, {"matrices": ["up_proj"]}])
+    def test_zeros_in_some_matrices_only_are_left_to_the_run_after_a_cut(
+        self, chosen: dict[str, Any]
+    ) -> None:
+        known = {"source": config_for(**chosen).shape({"source": self.LLM})}
+        assert known["source"].sparsity == Zeros("unstructured", 0.5, everywhere=False)
+        cut = PruneDepthConfig.model_validate({"of": "source", "as": "p", "keep": 2})
+        assert cut.shape(known).sparsity is None
 
     @pytest.mark.parametrize("sparsity", [0, 1, -0.5, 1.5])
     def test_a_share_out_of_range_is_no_config(self, sparsity: float) -> None:
@@ -71,6 +80,7 @@ class TestPlan:
             (SasrecConfig(hidden=18), "hidden 18"),
             (LlmConfig(layers=1, hidden=18, ffn=30), "hidden 18 and ffn 30"),
             (LlmConfig(layers=1, hidden=64, ffn=30), "ffn 30"),
+            (LlmConfig(layers=1, hidden=64, heads=3, head_dim=6, family="qwen3"), "heads 18"),
         ],
     )
     def test_2_to_4_of_widths_that_4_does_not_divide_is_refused(self, model: ModelConfig, told: str) -> None:
@@ -79,7 +89,13 @@ class TestPlan:
             ("pattern", f"2:4 needs widths that 4 divides: 'source' has {told}")
         ]
         assert config_for().problems(known) == []
-        assert config_for(pattern="2:4", matrices=["q_proj"]).problems(known) == []  # running will tell
+
+    @pytest.mark.parametrize(
+        ("name", "refused"), [("down_proj", True), ("up_proj", False), ("o_proj", False)]
+    )
+    def test_only_the_inputs_of_the_chosen_matrices_count(self, name: str, refused: bool) -> None:
+        known = {"source": Shape("checkpoint", model=LlmConfig(layers=1, hidden=64, ffn=30))}
+        assert bool(config_for(pattern="2:4", matrices=[name]).problems(known)) is refused
 
     @pytest.mark.parametrize(
         ("there", "asked", "refused"),
@@ -88,7 +104,8 @@ class TestPlan:
             (Zeros("unstructured", 0.5), {"sparsity": 0.5}, True),
             (Zeros("unstructured", 0.5), {"sparsity": 0.6}, False),
             (Zeros("unstructured", 0.5), {"pattern": "2:4"}, False),
-            (Zeros("unstructured", 0.7), {"pattern": "2:4"}, True),
+            (Zeros("unstructured", 0.7), {"pattern": "2:4"}, False),  # groups of 4 may hold more than 2
+            (Zeros("unstructured", 0.7, everywhere=False), {"sparsity": 0.5}, False),  # running will tell
             (Zeros("2:4", 0.5), {"pattern": "2:4"}, True),
             (Zeros("2:4", 0.5), {"sparsity": 0.5}, True),
             (Zeros("2:4", 0.5), {"sparsity": 0.75}, False),
@@ -145,14 +162,14 @@ class TestRefusals:
         source = untrained(
             tmp_path / "broken", prepared, LlmConfig(layers=2, hidden=16, item_dim=8), break_it
         )
-        self.refused(source, make_context, r"weights of 1\.mlp\.up_proj hold NaN or infinite numbers")
+        self.refused(source, make_context, r"NaN or infinite numbers: .*1\.mlp\.up_proj")
 
     @pytest.mark.parametrize("method", METHODS)
     def test_inputs_that_are_not_finite(
         self, method: str, tmp_path: Path, prepared: Prepared, make_context: MakeContext
     ) -> None:
         def break_it(model: Any) -> None:
-            model.body.blocks[1].post_attention_layernorm.weight[0] = math.nan
+            model.body.blocks[1].post_attention_layernorm.weight.fill_(3e38)  # what it makes overflows
 
         source = untrained(
             tmp_path / "broken", prepared, LlmConfig(layers=2, hidden=16, item_dim=8), break_it

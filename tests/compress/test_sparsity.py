@@ -13,12 +13,12 @@ from compress.sparsity import (
     Pattern,
     Pruned,
     inverse_factor,
-    is_2_to_4,
     magnitude,
     pruned_count,
     sparsegpt,
     wanda,
 )
+from recommender.models.zeros import is_2_to_4
 
 OUT, IN, TOKENS = 6, 16, 60
 PATTERNS: tuple[Pattern, ...] = ("unstructured", "2:4")
@@ -250,6 +250,14 @@ class TestSparseGpt:
         by_tile = [magnitude(part, 0.5) for part in weight.split(8, dim=1)]
         assert torch.equal(pruned.kept, torch.cat([part.kept for part in by_tile], dim=1))
         assert torch.equal(pruned.weight, torch.cat([part.weight for part in by_tile], dim=1))
+
+    @pytest.mark.parametrize("scale", [1e-6, 1e6])
+    def test_a_common_factor_of_the_inputs_changes_nothing_beside_dead_ones(self, scale: float) -> None:
+        x, weight = correlated(TOKENS, IN), random(OUT, IN)
+        x[:, [2, 9]] = 0
+        one, other = (sparsegpt(weight, factor * (x.T @ x).double(), 0.5) for factor in (1.0, scale))
+        assert torch.equal(one.kept, other.kept)
+        torch.testing.assert_close(one.weight, other.weight, atol=1e-5, rtol=1e-4)
 
     def test_inputs_that_are_always_zero_lose_their_weights(self) -> None:
         x = correlated(TOKENS, IN)

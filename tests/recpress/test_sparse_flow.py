@@ -9,10 +9,10 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from compress.sparsity import is_2_to_4
 from recommender.checkpoint import load_checkpoint, read_info
 from recommender.files import read_json
 from recommender.models.linears import body_linears
+from recommender.models.zeros import is_2_to_4
 from recpress.cli.app import main
 
 DATA = "{source: synthetic, synthetic: {users: 120, items: 60}, max_length: 8}"

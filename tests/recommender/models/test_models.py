@@ -180,6 +180,24 @@ def test_adapters_train_alone_and_merge_to_the_same_function() -> None:
         add_adapters(model.body, LoraSettings(targets=("nope",)), seed=0)
 
 
+@pytest.mark.parametrize(
+    ("family", "fused"), [("phi3", "qkv_proj"), ("gpt_neox", "query_key_value"), ("llama", "q_proj")]
+)
+def test_what_is_validated_with_adapters_is_what_they_merge_to(family: str, fused: str) -> None:
+    """The last block computes one position only where it is served: not by weights without their adapters."""
+    model = model_of(family)
+    assert isinstance(model, LlmRecommender)
+    add_adapters(model.body, LoraSettings(r=2, dropout=0.0, targets=(fused,)), seed=0)
+    for name, parameter in model.body.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    model.eval()
+    with torch.no_grad():
+        served = model.user_vector(History(batch()))
+        merge_adapters(model.body)
+        torch.testing.assert_close(model.user_vector(History(batch())), served, atol=1e-5, rtol=1e-4)
+
+
 def test_adapters_start_where_their_seed_says() -> None:
     def start(seed: int, noise: int) -> dict[str, torch.Tensor]:
         torch.manual_seed(noise)

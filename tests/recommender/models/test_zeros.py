@@ -52,7 +52,14 @@ def test_zeros_are_counted_exactly_over_all_matrices(name: str) -> None:
     _, note = sparse(name)
     assert set(note.matrices.values()) == {0.5}
     assert note.share == pytest.approx(1 / 3)
-    assert note.planned == Zeros("unstructured", 0.5)
+    assert note.planned == Zeros("2:4", 0.5, everywhere=False)  # as it lies; block 0 has none
+
+
+def test_one_matrix_that_is_not_2_to_4_makes_the_note_unstructured() -> None:
+    model, note = sparse()
+    linear = body_linears(model.bodies()["user"])["1.mlp.up_proj"]
+    linear.matrix()[0] = 1.0
+    assert note.pattern == "2:4" and measure(model.bodies()["user"], note).pattern == "unstructured"
 
 
 def test_the_note_follows_its_blocks() -> None:
