@@ -160,7 +160,7 @@ def sizes(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _precision(split: Split) -> str:
-    """What the numbers of a variant are: "fp32", "fp32, scan int8", "body int8", "fp32, ann"."""
+    """What the numbers of a variant are: "fp32", "fp32, scan int8", "body int8, scan int8", "fp32, ann"."""
     bodies = {"fast": "fp32", "int8": "body int8", "quantized": "body quantized", "qdq": "body Q/DQ"}
     head = {"exact": [], "int8": ["scan int8"]}
     return ", ".join([bodies[split.body], *head[split.head], *(["ann"] if split.index else [])])

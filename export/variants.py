@@ -50,7 +50,12 @@ SPLIT: dict[VariantName, Split] = {
         index=True,
     ),
     "int8-body": Split(
-        "int8", "exact", None, "weights and activations of the body in 8 bits; ranks otherwise", lossy=True
+        "int8",
+        "int8",
+        None,
+        "weights and activations of the body in 8 bits, and an 8-bit scan whose best 50 are scored again in "
+        "float32; ranks otherwise",
+        lossy=True,
     ),
     "quantized": Split(
         "quantized",

@@ -76,7 +76,11 @@ def test_it_is_never_the_default_and_survives_a_refresh(make: Callable[..., Path
     refresh_items(folder, items, vectors)
     manifest = json.loads((folder / "manifest.json").read_text())
     entry = manifest["variants"][-1]
-    assert (entry["name"], entry["users_per_call"], entry["precision"]) == ("int8-body", 1, "body int8")
+    assert (entry["name"], entry["users_per_call"], entry["precision"]) == (
+        "int8-body",
+        1,
+        "body int8, scan int8",
+    )
     assert Artifact(folder, variant="int8-body").top_k(HistoryArrays(np.array([[3]])), 5).items.all()
 
 

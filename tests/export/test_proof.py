@@ -35,7 +35,7 @@ def scanned(
 ) -> Path:
     """An artifact with an 8-bit scan over 3,000 items; read only."""
     folder = tmp_path_factory.mktemp("scan") / "artifact"
-    return make_artifact(large_model, folder, many_items, variants=("fast", "scan-int8"))
+    return make_artifact(large_model, folder, many_items, variants=("fast", "scan-int8", "int8-body"))
 
 
 def copied(folder: Path, to: Path, keep: list[str], default: str) -> Path:
@@ -75,6 +75,7 @@ def shared(folder: Path, one: str, other: str) -> float:
             r"by scan-int8: top-10 overlap 0\.[0-9]{4}(?s:.*)fp32 and fast may serve them: .*"
             r"variants: \[fast\]",
         ),
+        (["fp32", "int8-body"], "fp32", r"by int8-body: top-10 overlap 0\.[0-9]{4}"),
     ],
 )
 def test_vectors_that_an_8_bit_scan_cannot_tell_apart_are_refused(
@@ -97,7 +98,7 @@ def test_the_same_vectors_pass_without_the_scan(scanned: Path, tmp_path: Path) -
 
 
 def test_vectors_that_a_scan_ranks_right_pass_with_it(scanned: Path, tmp_path: Path) -> None:
-    folder = copied(scanned, tmp_path, ["fp32", "scan-int8"], "scan-int8")
+    folder = copied(scanned, tmp_path, ["fp32", "scan-int8", "int8-body"], "scan-int8")
     items, vectors = present(folder)
     assert refresh_items(folder, items, vectors[::-1].copy()).version == 2
     assert shared(folder, "fp32", "scan-int8") > 0.999

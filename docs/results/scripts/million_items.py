@@ -3,7 +3,9 @@
 Vectors: `--clustered N` draws items around 2,000 centres of unequal size in 24 of 128 dimensions, with noise,
 and users near items; `--checkpoint` takes the item table of a trained model, and its vectors of test users.
 Through the machinery of `recpress bench`: pinned children, interleaved rounds, ratios of medians. Memory is
-the peak resident size of a child that has answered, less that of one with a table of a hundred items.
+that of a child that has answered, less that of one with a table of a hundred items: `peak`, its largest
+resident size so far, in which mapped pages of files count though any other process may share them and the
+kernel may take them back, and `own`, what is its own now (RssAnon).
 
 Run: python docs/results/scripts/million_items.py --clustered 1000000 [--threads 1] [--rounds 30]
      RECPRESS_DATA=DIR python docs/results/scripts/million_items.py --checkpoint FOLDER --recipe RECIPE
@@ -65,7 +67,7 @@ def trained(checkpoint: Path, recipe: str) -> tuple[Float32, Float32]:
     from recommender.ranking import TorchScorer
     from recpress.recipe import load_recipe
 
-    data = load_recipe(recipe).data
+    data = load_recipe(recipe).recipe.data
     prepared = prepare(data)
     model = load_checkpoint(checkpoint, prepared=prepared)
     users, positions = prepared.split("leave-one-out").targets("test")
@@ -237,11 +239,20 @@ def measured(folder: Path, n_items: int, options: argparse.Namespace) -> list[di
                     "aa_floor": found.aa_floor,
                 }
             row[PLAIN] = {"p50_ms": latency(timed, PLAIN).p50_ms}
+            peaks = crew.each(lambda child: child.peak(seconds=60)[0])
+            own = crew.each(lambda child: own_bytes(child.pid))
+            row["memory_bytes"] = {
+                name: {"peak": peaks[name] - peaks[SMALL], "own": own[name] - own[SMALL]}
+                for name in (PLAIN, "exact", "int8")
+            }
             rows.append(row)
-        peaks = crew.each(lambda child: child.peak(seconds=60)[0])
-    for row in rows:
-        row["memory_bytes"] = {name: peaks[name] - peaks[SMALL] for name in (PLAIN, "exact", "int8")}
     return rows
+
+
+def own_bytes(pid: int) -> int:
+    """Resident memory of a process that no file lies behind."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("RssAnon:")[2].split()[0]) * 1024
 
 
 if __name__ == "__main__":
