@@ -41,6 +41,21 @@ def test_ratios_are_those_of_medians_and_the_floor_is_the_reference_against_itse
     assert fastest(found, "fp32") == "fast" and not is_faster(found["slow"])
 
 
+def test_who_was_called_before_does_not_decide() -> None:
+    """A variant that has to fetch its weights after another one was called is not slower for that."""
+    clock, called = Clock(), []
+
+    class Cold(Ticking):
+        def top_k(self, history: HistoryArrays, k: int) -> TopK:
+            self.ticks = 1.0 if called[-1:] == [self] else 9.0
+            called.append(self)
+            return super().top_k(history, k)
+
+    turns = {name: Cold(clock, 0) for name in ("fp32", "fast", "scan-int8")}
+    found = speedups(turns, HISTORIES, reference="fp32", clock=clock)  # type: ignore[arg-type]
+    assert all(ratios["mean"] == 1.0 and ratios["floor"] == 0.0 for ratios in found.values())
+
+
 def test_what_lies_within_the_floor_is_not_faster() -> None:
     clock, turn = Clock(), count()
 
