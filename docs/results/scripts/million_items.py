@@ -238,7 +238,8 @@ def measured(folder: Path, n_items: int, options: argparse.Namespace) -> list[di
                     "ci95": [1 / found.ci95[1], 1 / found.ci95[0]],
                     "aa_floor": found.aa_floor,
                 }
-            twin = 1e3 * float(np.median(timed.seconds[PLAIN + TWIN]))
+            assert timed.twin is not None
+            twin = 1e3 * float(np.median(timed.twin))
             row[PLAIN] = {"p50_ms": latency(timed, PLAIN).p50_ms, "twin_p50_ms": twin}
             peaks = crew.each(lambda child: child.peak(seconds=60)[0])
             own = crew.each(lambda child: own_bytes(child.pid))
