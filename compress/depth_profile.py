@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from compress.prune_depth import NO_BLOCKS, Importance, Init, start_problem
+from compress.prune_depth import NO_BLOCKS, Importance
+from compress.starts import Init, start_problem
 from recommender.errors import InputError
 from recommender.models.config import BODILESS, LlmConfig
 from recommender.quantization_scheme import LEAVES_GRID

@@ -10,7 +10,8 @@ import torch.distributed
 from accelerate.utils import broadcast_object_list
 
 from compress.initial import pruned
-from compress.prune_depth import Importance, Init
+from compress.prune_depth import Importance
+from compress.starts import Init
 from recommender.checkpoint import CheckpointInfo, body_parameters, load_checkpoint
 from recommender.files import read_json, write_json
 from recommender.models.adapters import add_adapters, merge_adapters

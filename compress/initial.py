@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel
 
-from compress.prune_depth import start_problem
+from compress.starts import start_problem
 from recommender.checkpoint import CheckpointInfo
 from recommender.errors import InputError
 from recommender.files import digest_of

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from compress.starts import Init, start_problem
 from recommender.errors import InputError
-from recommender.models.config import BODILESS, LlmConfig, ModelConfig
+from recommender.models.config import BODILESS, ModelConfig
 from recommender.quantization_scheme import LEAVES_GRID
 from recommender.stage import Bound, Context, Outputs, Shape, StageConfig
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from recommender.models.interface import SequentialRecommender
 
 Importance = Literal["first", "block-influence", "angular", "greedy", "uniform"]
-Init = Literal["teacher", "base", "fresh"]
 
 
 class PruneDepthConfig(StageConfig):
@@ -80,19 +80,6 @@ class PruneDepthConfig(StageConfig):
         return Shape("checkpoint", layers=layers, model=model, sparsity=zeros, narrowed=narrowed)
 
 
-def start_problem(init: Init, model: ModelConfig | None, narrowed: bool) -> str | None:
-    """What is wrong with a start of a body that `prune-width` has cut, or None.
-
-    Its base is unknown: which neurons, heads and channels of it would have stayed was decided by the trained
-    weights. Built anew from its sizes it can be, from the config of a wider `backbone` not.
-    """
-    pretrained = isinstance(model, LlmConfig) and model.backbone is not None
-    if narrowed and (init == "base" or (init == "fresh" and pretrained)):
-        return f"prune-width has cut this body, so there is none to take with init: {init}; {CUT_DEPTH_FIRST}"
-    return None
-
-
-CUT_DEPTH_FIRST = "use init: teacher, or cut the depth before the width"
 NO_BLOCKS = "{name!r} has no blocks to remove"
 
 
