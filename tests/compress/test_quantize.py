@@ -83,7 +83,7 @@ def test_gptq_answers_the_calibration_inputs_better_than_rounding_does(
 
     trained: Bound = request.getfixturevalue(source)
     model = load_checkpoint(trained.path)
-    work = Work.on(model, make_context("work"), users=60, where="here")
+    work = Work.on(model, make_context("work"), users=60, name="teacher")
     first = {name: linear for name, linear in work.linears.items() if linear.block == 0}
     inputs = hessians(model, first, work.calibration)
     lost = {}
