@@ -158,6 +158,7 @@ def test_a_closed_loop_that_misjudges_capacity_is_corrected(misjudged: float) ->
     assert found.saturation.users_per_second == pytest.approx(80.0, rel=0.06)
 
 
+@pytest.mark.slow
 def test_a_tighter_limit_saturates_earlier() -> None:
     loose, tight = (find(fixed(SERVICE), limit_ms=limit, seconds=10.0).saturation for limit in (200.0, 25.0))
     assert loose is not None and tight is not None
@@ -165,6 +166,7 @@ def test_a_tighter_limit_saturates_earlier() -> None:
     assert tight.limit_ms == 25.0
 
 
+@pytest.mark.slow
 def test_batching_raises_the_saturation_point() -> None:
     cost = affine(0.01, 0.001)
     one, many = (find(cost, max_batch=batch, capacity=90.0, seconds=6.0).saturation for batch in (1, 32))

@@ -10,6 +10,8 @@ from export.runtime import Artifact
 from recommender.files import read_json
 from recpress.cli.app import main
 
+pytestmark = pytest.mark.slow  # a whole chain; its parts have tests of their own
+
 DATA = "{source: synthetic, synthetic: {users: 120, items: 60}, max_length: 8}"
 RECIPE = f"""
 name: narrow

@@ -15,6 +15,8 @@ from recommender.models.linears import body_linears
 from recommender.models.zeros import is_2_to_4
 from recpress.cli.app import main
 
+pytestmark = pytest.mark.slow  # a whole chain; its parts have tests of their own
+
 DATA = "{source: synthetic, synthetic: {users: 120, items: 60}, max_length: 8}"
 RECIPE = f"""
 name: sparse
