@@ -104,7 +104,7 @@ def _items_2014(file: Path) -> pl.DataFrame:
                 item = ast.literal_eval(line)
                 paths = [" > ".join(path) for path in item.get("categories", [])]
                 yield item["asin"], _clean(item.get("title", "")), "; ".join(paths)
-            except (ValueError, SyntaxError, KeyError, AttributeError, TypeError) as error:
+            except (ValueError, SyntaxError, KeyError, AttributeError, TypeError, RecursionError) as error:
                 raise InputError(
                     f"line {number} is not a product record: {error!r}", where=str(file)
                 ) from error

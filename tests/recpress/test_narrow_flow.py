@@ -9,6 +9,7 @@ import pytest
 from export.runtime import Artifact
 from recommender.files import read_json
 from recpress.cli.app import main
+from tests.recpress.finished import finished
 
 pytestmark = pytest.mark.slow  # a whole chain; its parts have tests of their own
 
@@ -44,14 +45,7 @@ stages:
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory, cache_of_session: Path) -> Path:
     """A finished run in `home/run`."""
-    folder = tmp_path_factory.mktemp("home")
-    (folder / "narrow.yaml").write_text(RECIPE)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RECPRESS_CACHE", str(cache_of_session))
-        assert (
-            main(["run", str(folder / "narrow.yaml"), "--device", "cpu", "--out", str(folder / "run")]) == 0
-        )
-    return folder
+    return finished(tmp_path_factory.mktemp("home"), RECIPE, cache_of_session)
 
 
 def alone(home: Path, out: Path, *sets: str) -> int:

@@ -1,14 +1,13 @@
 """Quantization in a recipe and alone: recorded, trained through, exported as recorded, refused in time."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from recommender.files import read_json
 from recommender.quantization_scheme import read_scheme
 from recpress.cli.app import main
+from tests.recpress.finished import finished, last_json
 
 DATA = "{source: synthetic, synthetic: {users: 120, items: 60}, max_length: 8}"
 RECIPE = f"""
@@ -42,16 +41,7 @@ stages:
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory, cache_of_session: Path) -> Path:
     """A finished run of the tiny recipe in `home/run`."""
-    folder = tmp_path_factory.mktemp("home")
-    (folder / "tiny.yaml").write_text(RECIPE)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RECPRESS_CACHE", str(cache_of_session))
-        assert main(["run", str(folder / "tiny.yaml"), "--device", "cpu", "--out", str(folder / "run")]) == 0
-    return folder
-
-
-def last_json(capsys: pytest.CaptureFixture[str]) -> Any:
-    return json.loads(capsys.readouterr().out.splitlines()[-1])
+    return finished(tmp_path_factory.mktemp("home"), RECIPE, cache_of_session)
 
 
 def test_the_scheme_goes_from_stage_to_stage_into_the_artifact_and_the_report(home: Path) -> None:

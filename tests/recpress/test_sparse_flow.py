@@ -14,6 +14,7 @@ from recommender.files import read_json
 from recommender.models.linears import body_linears
 from recommender.models.zeros import is_2_to_4
 from recpress.cli.app import main
+from tests.recpress.finished import finished
 
 pytestmark = pytest.mark.slow  # a whole chain; its parts have tests of their own
 
@@ -45,13 +46,7 @@ stages:
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory, cache_of_session: Path) -> Path:
     """A finished run of the recipe in `home/run`."""
-    folder = tmp_path_factory.mktemp("sparse")
-    (folder / "sparse.yaml").write_text(RECIPE)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RECPRESS_CACHE", str(cache_of_session))
-        command = ["run", str(folder / "sparse.yaml"), "--device", "cpu", "--out", str(folder / "run")]
-        assert main(command) == 0
-    return folder
+    return finished(tmp_path_factory.mktemp("sparse"), RECIPE, cache_of_session)
 
 
 def checkpoint(home: Path, name: str) -> Path:
