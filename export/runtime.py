@@ -14,6 +14,7 @@ with while another one is put in its place.
 import argparse
 import difflib
 import hashlib
+import importlib
 import json
 import sys
 import threading
@@ -202,6 +203,20 @@ class Rows(Mapping[str, int]):
         return bisect_left(self._order, wanted, key=lambda place: self.ids[int(place)].encode("utf-8"))
 
 
+class Session(Protocol):
+    """An open graph: onnxruntime's sessions, and what other engines open (`ENGINES`)."""
+
+    def run(self, outputs: Sequence[str], given: Mapping[str, Any]) -> Sequence[Any]:
+        """The named outputs, numpy in and out."""
+
+
+ENGINES: dict[str, str] = {}
+"""Suffix of a graph that is not onnxruntime's -> the module that opens it: beside this file in the package, a
+copy named `runtime_MODULE.py` beside it in an artifact. It has `open_engine(path, entry, threads, device)`,
+where `entry` is the variant's in the manifest, and raises a ValueError for what does not fit; what it opens
+says in `runtime` which engine it is."""
+
+
 class Body(NamedTuple):
     """Histories to user vectors."""
 
@@ -287,7 +302,7 @@ class Artifact:
         self._open_with = (threads, device)
         self._opening = threading.Lock()
         self._read_catalogue()
-        self.graph = self._session(chosen["graph"]) if "graph" in chosen else None
+        self.graph = self._open_graph(chosen) if "graph" in chosen else None
         self._body = None if "graph" in chosen else self._open_body(chosen["body"])
         self._index = self._open_index(chosen) if "index" in chosen else None
         self._head_file: str | None = chosen.get("head")
@@ -321,6 +336,18 @@ class Artifact:
                 if self._body is None:
                     self._body = self._open_body(self._unchanged(self.manifest["body"]))
         return self._body
+
+    def _open_graph(self, chosen: Mapping[str, Any]) -> Session:
+        """The whole graph of a variant, by onnxruntime or another engine."""
+        path = self.folder / chosen["graph"]
+        if path.suffix not in ENGINES:
+            session: Session = self._session(chosen["graph"])
+            return session
+        try:
+            opened: Session = _engine(path.suffix).open_engine(path, chosen, *self._open_with)
+        except ValueError as error:
+            raise ArtifactError(f"{path} cannot be opened here: {error}") from error
+        return opened
 
     def _open_body(self, name: str) -> "Body":
         session = self._session(name)
@@ -368,7 +395,7 @@ class Artifact:
             return self._answer(self.graph, {"items": items, "seen": seen})
         return self._lists(self._vectors(items), seen)
 
-    def _answer(self, graph: onnxruntime.InferenceSession, given: dict[str, Any]) -> TopK:
+    def _answer(self, graph: Session, given: dict[str, Any]) -> TopK:
         rows, scores = _run(graph, ("top_items", "scores"), given)
         self._check_scores(scores)
         return TopK(np.where(np.isneginf(scores), 0, rows), scores)
@@ -606,12 +633,19 @@ def _used_columns(seen: Int64) -> Int64:
     return np.ascontiguousarray(seen[:, used]) if used.any() else np.zeros((len(seen), 1), np.int64)
 
 
-def _run(session: onnxruntime.InferenceSession, outputs: Sequence[str], given: dict[str, Any]) -> Any:
-    """Run a graph. Raises ArtifactError where onnxruntime does."""
+def _engine(suffix: str) -> Any:
+    """The module that opens graphs of this suffix."""
+    name = ENGINES[suffix]
+    return importlib.import_module(f"export.{name}" if __name__ == "export.runtime" else f"runtime_{name}")
+
+
+def _run(session: Session, outputs: Sequence[str], given: dict[str, Any]) -> Any:
+    """Run a graph. Raises ArtifactError where the runtime does."""
     try:
         return session.run(outputs, given)
     except Exception as error:  # onnxruntime raises a class per status code, all of them plain Exceptions
-        raise ArtifactError(f"onnxruntime {onnxruntime.__version__} could not answer: {error}") from error
+        told = getattr(session, "runtime", f"onnxruntime {onnxruntime.__version__}")
+        raise ArtifactError(f"{told} could not answer: {error}") from error
 
 
 def open_session(path: Path, threads: int | None, device: str) -> onnxruntime.InferenceSession:
