@@ -37,17 +37,19 @@ class Timed:
     seconds: Mapping[str, Float64]  # candidate -> [rounds]
     device_ms: Mapping[str, Float64] = field(default_factory=dict)  # the same, between CUDA events
     twin: Float64 | None = None
+    in_a_row: int = 1  # calls of a turn, of which the last is the sample
 
 
 def measure(
     turns: Mapping[str, Turn], *, batches: int, rounds: int, seed: int, budget_seconds: float,
-    fail: Callable[[str, ChildFailed], None], clock: Clock = time.perf_counter_ns,
+    fail: Callable[[str, ChildFailed], None], in_a_row: int = 1, clock: Clock = time.perf_counter_ns,
 ) -> dict[str, list[Call]]:  # fmt: skip
     """The calls of each candidate, one per round; every round deals the turns out in an order drawn anew.
 
-    Round r takes batch r modulo `batches`. Stops before `rounds` when `budget_seconds` are used up, never
-    below `MIN_ROUNDS` (or `rounds`, if fewer are asked for). A candidate whose turn fails is told to `fail`
-    and left out, with the samples that it had; the others go on.
+    Round r takes batch r modulo `batches`; a turn makes `in_a_row` calls with it, and the last one counts.
+    Stops before `rounds` when `budget_seconds` are used up, never below `MIN_ROUNDS` (or `rounds`, if fewer
+    are asked for). A candidate whose turn fails is told to `fail` and left out, with the samples that it had;
+    the others go on.
     """
     calls: dict[str, list[Call]] = {name: [] for name in turns}
     rng = np.random.default_rng(seed)
@@ -57,7 +59,8 @@ def measure(
         for turn in rng.permutation(len(names)):
             name = names[turn]
             try:
-                calls[name].append(turns[name](done % batches))
+                made = [turns[name](done % batches) for _ in range(in_a_row)]
+                calls[name].append(made[-1])
             except ChildFailed as failure:
                 del calls[name]
                 fail(name, failure)
@@ -83,6 +86,7 @@ def latency(timed: Timed, name: str) -> Latency:
         p50_ms=median * 1e3,
         users_per_second=timed.load.batch / median,
         samples=len(samples),
+        in_a_row=timed.in_a_row if timed.in_a_row > 1 else None,
         device_ms=None if device is None else float(np.median(device)),
         **high,
     )

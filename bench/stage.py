@@ -31,6 +31,13 @@ class BenchConfig(StageConfig):
         description="full: every history is max_length long; real: test users as they come",
     )
     rounds: int = Field(100, ge=1, description="timed calls per candidate, load and batch size, at most")
+    in_a_row: int = Field(
+        1,
+        ge=1,
+        description="calls that a candidate makes at each turn, of which the last is timed. 1: caches are as "
+        "the others left them (a service that is seldom asked); 5 or more: as it leaves them itself (a busy "
+        "one)",
+    )
     warmup: int = Field(3, ge=1, description="calls before the timed ones")
     latency_seconds: float = Field(
         60,

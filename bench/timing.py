@@ -100,7 +100,7 @@ def _cells(
         )  # fmt: skip
         yield time_cell(
             crew, load, against, k=k, rounds=config.rounds, warmup=config.warmup, seed=context.seed,
-            budget_seconds=config.latency_seconds / len(cells),
+            budget_seconds=config.latency_seconds / len(cells), in_a_row=config.in_a_row,
         )  # fmt: skip
         power.measure(crew, load, k)
     context.progress("done", {})
@@ -108,7 +108,7 @@ def _cells(
 
 def time_cell(
     crew: Crew, load: Load, against: str, *, k: int, rounds: int, warmup: int, seed: int,
-    budget_seconds: float,
+    budget_seconds: float, in_a_row: int = 1,
 ) -> Timed:  # fmt: skip
     """Rounds of one load and batch size with every child that works."""
     crew.take(load, k=k, warmup=warmup)
@@ -117,18 +117,20 @@ def time_cell(
     }
     calls = measure(
         turns, batches=len(load.batches), rounds=rounds, seed=seed, budget_seconds=budget_seconds,
-        fail=crew.fail,
+        fail=crew.fail, in_a_row=in_a_row,
     )  # fmt: skip
     for name, made in calls.items():
         crew.count(name, made)
-    return as_timed(load, crew.threads, calls, against)
+    return as_timed(load, crew.threads, calls, against, in_a_row)
 
 
 def _turn(child: Child, k: int, seconds: float, batch: int) -> Call:
     return child.call(batch, k, seconds=seconds)
 
 
-def as_timed(load: Load, threads: int, calls: Mapping[str, Sequence[Call]], against: str) -> Timed:
+def as_timed(
+    load: Load, threads: int, calls: Mapping[str, Sequence[Call]], against: str, in_a_row: int = 1
+) -> Timed:
     """The calls of one cell as samples; those of the reference's second child apart."""
     seconds = {name: np.array([call.ns for call in made]) / 1e9 for name, made in calls.items()}
     device = {
@@ -137,7 +139,7 @@ def as_timed(load: Load, threads: int, calls: Mapping[str, Sequence[Call]], agai
         if name != against + TWIN and all(call.device_ms is not None for call in made)
     }
     twin = seconds.pop(against + TWIN, None)
-    return Timed(load, threads, seconds, device, twin)
+    return Timed(load, threads, seconds, device, twin, in_a_row)
 
 
 class _Power:

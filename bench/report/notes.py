@@ -26,6 +26,7 @@ def notes(timings: Timings, failed: Mapping[str, str], against: str, *, draws: i
     return [
         ALWAYS[0],
         _where(timings),
+        *_in_a_row(timings),
         *ALWAYS[1:],
         *_same_against_same(timings, against, draws=draws, seed=seed),
         *_failures(failed, against),
@@ -42,6 +43,15 @@ def _where(timings: Timings) -> str:
     cores = ", ".join(map(str, timings.cores))
     few = " There are more threads than cores." if timings.threads > len(timings.cores) else ""
     return f"All were pinned to the same cores ({cores}), with {threads}; threads that wait do not spin.{few}"
+
+
+def _in_a_row(timings: Timings) -> Iterator[str]:
+    """How many calls a turn had, where it is more than the one that is timed."""
+    for calls in {timed.in_a_row for timed in timings.cells} - {1}:
+        yield (
+            f"Each turn had {calls} calls, of which the last was timed: caches are its own, as in "
+            "a service that is busy. With one call a turn they are as the other candidates left them."
+        )
 
 
 def _same_against_same(timings: Timings, against: str, *, draws: int, seed: int) -> Iterator[str]:

@@ -107,6 +107,9 @@ class Latency(Part):
     p99_ms: float | None = Field(None, description="with 100 samples or more")
     users_per_second: float = Field(description="batch / median seconds; open-loop: answered per second")
     samples: int
+    in_a_row: int | None = Field(
+        None, description="calls of each turn, of which the last was timed; absent: 1"
+    )
     rate: float | None = Field(None, description="open-loop: requests per second that were offered")
     device_ms: float | None = Field(None, description="median between CUDA events around the call")
     kept_up: bool | None = Field(

@@ -83,6 +83,19 @@ def test_every_round_gives_each_candidate_one_turn_on_the_same_batch_in_changing
     assert len(orders) == 6
 
 
+def test_of_several_calls_in_a_row_the_last_is_the_sample() -> None:
+    clock = Clock()
+    calls_made = iter(range(1, 100))
+    calls = measure(
+        {"a": lambda batch: turn("a", next(calls_made), clock, 0)}, batches=1, rounds=3, seed=0,
+        budget_seconds=1e9, clock=clock, fail=lambda name, failure: None, in_a_row=4,
+    )  # fmt: skip
+    assert [call.ns / 1e6 for call in calls["a"]] == [4, 8, 12]
+    row = latency(as_timed(LOAD, 1, calls, "a", 4), "a")
+    assert (row.samples, row.in_a_row) == (3, 4)
+    assert latency(as_timed(LOAD, 1, calls, "a"), "a").in_a_row is None
+
+
 def test_the_budget_ends_the_rounds_but_not_before_the_least_number() -> None:
     assert len(timed(100, budget=1e-9).calls["a"]) == MIN_ROUNDS
     # a round costs 7, 14 or 21 ms: 42 ms for three, so 0.2 s are used up in round 15

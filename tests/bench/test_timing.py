@@ -82,13 +82,21 @@ def test_calls_after_which_threads_still_ran_are_counted() -> None:
     assert crew.called_ns == {"x": 6_000_000, "y": 6_000_000} and crew.waited_ns == {"x": 0, "y": 30}
 
 
-def report_notes(**counts: dict[str, int]) -> str:
+def report_notes(**counts: Any) -> str:
     nothing: dict[str, Any] = {
         "opening_seconds": {}, "warming_seconds": {}, "restless": {}, "called_ns": {}, "waited_ns": {},
         "peaks": {}, "devices": {}, "cells": [], "failures": {}, "twin_failed": None,
     }  # fmt: skip
     timings = Timings(threads=2, cores=[0], **{**nothing, **counts})
     return " ".join(notes(timings, {}, "x", draws=100, seed=0))
+
+
+def test_turns_of_several_calls_are_told_of() -> None:
+    crew = crew_of(FakeChild("x"))
+    cell = time_cell(crew, LOAD, "x", k=2, rounds=4, warmup=0, seed=0, budget_seconds=10, in_a_row=5)
+    assert cell.in_a_row == 5 and len(cell.seconds["x"]) == 4
+    assert "Each turn had 5 calls" in report_notes(cells=[cell])
+    assert "calls, of which" not in report_notes()
 
 
 def test_a_machine_that_is_not_quiet_is_told_of() -> None:
