@@ -87,7 +87,7 @@ def cost_of(model: "SequentialRecommender", name: VariantName) -> dict[str, Any]
     if name in HALF:
         return cost_card(model, precision=name, table_precision=name)
     split = SPLIT[name]
-    table = "int8" if split.head == "int8" else None
+    table = None if split.head == "exact" else split.head
     return cost_card(model, precision="int8" if split.body == "int8" else None, table_precision=table)
 
 
@@ -162,5 +162,5 @@ def sizes(manifest: Mapping[str, Any]) -> dict[str, Any]:
 def _precision(split: Split) -> str:
     """What the numbers of a variant are: "fp32", "fp32, scan int8", "body int8, scan int8", "fp32, ann"."""
     bodies = {"fast": "fp32", "int8": "body int8", "quantized": "body quantized", "qdq": "body Q/DQ"}
-    head = {"exact": [], "int8": ["scan int8"]}
+    head = {"exact": [], "int8": ["scan int8"], "int4": ["scan int4"]}
     return ", ".join([bodies[split.body], *head[split.head], *(["ann"] if split.index else [])])

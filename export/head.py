@@ -3,7 +3,8 @@
     user float32 [batch, D], seen int64 [batch, seen] -> top_items int64 [batch, k], scores float32 [batch, k]
 
 It holds no weights of its own: the table is read from the `item_table.npy` beside it, so a head is made anew
-for every version of the catalogue, in an instant. Opset 23; `int8` has one operator of onnxruntime's own.
+for every version of the catalogue, in an instant. Opset 23; `int8` and `int4` have one operator of
+onnxruntime's own.
 
 - `exact` multiplies with the whole table. The k best are found by block maxima: an item among the k best lies
   in one of the k blocks with the largest maxima, so only these blocks are sorted.
@@ -12,6 +13,8 @@ for every version of the catalogue, in an instant. Opset 23; `int8` has one oper
   without VNNI add them in) and scores its best `CANDIDATES` again with the float32 vectors. The scores are
   exact; an item can be missed where its 8-bit score is not among the best. The float32 table [rows, D] is an
   input `table`: handed in as it is mapped from the disk, it takes no memory but for the rows that are read.
+- `int4` scans half the bytes: a scale per 32 numbers of an item, and for users one for each such group, again
+  of their own. Of its best, more are scored again. In batches its kernel is slower than a plain product.
 """
 
 from collections.abc import Sequence
@@ -25,6 +28,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export.catalogue import BLOCK, padded_rows
 from export.contract import OPSET
+from export.four_bits import INT4_FILES, INT4_SCALES, INT4_TABLE, quantize4
 from export.graph import check_top_k
 from export.variants import HeadKind
 from recommender.errors import InputError
@@ -33,6 +37,8 @@ IR_VERSION = 11
 INT8_TABLE = "item_table.int8.npy"
 CANDIDATES = 50
 """Rows that the 8-bit scan hands over to be scored exactly, at least."""
+CANDIDATES4, LARGE = 100, 200_000
+"""The same of the 4-bit scan; from so many items on twice as many."""
 
 Float32 = NDArray[np.float32]
 
@@ -59,7 +65,7 @@ class _Graph:
     def beside(self, name: str, file: str, kind: int, shape: Sequence[int], offset: int) -> str:
         """Add an initializer whose values lie in a file beside the graph; its name."""
         tensor = TensorProto(name=name, data_type=kind, dims=shape, data_location=TensorProto.EXTERNAL)
-        width = 1 if kind == TensorProto.INT8 else 4
+        width = 1 if kind in (TensorProto.INT8, TensorProto.UINT8) else 4
         length = int(np.prod(shape)) * width
         for key, value in (("location", file), ("offset", offset), ("length", length)):
             tensor.external_data.add(key=key, value=str(value))
@@ -70,8 +76,8 @@ class _Graph:
 def write_head(folder: Path, name: str, *, kind: HeadKind, n_items: int, top_k: int) -> tuple[str, ...]:
     """Write `name` into a folder that holds `item_table.npy`; the files that it needs, the graph first.
 
-    The table is float32 [padded_rows(n_items), D]. `int8` writes `item_table.int8.npy` beside it. Raises
-    InputError when top_k does not fit the catalogue.
+    The table is float32 [padded_rows(n_items), D]. `int8` writes `item_table.int8.npy` beside it, `int4`
+    `item_table.int4.npy` and its scales. Raises InputError when top_k does not fit the catalogue.
     """
     check_top_k(top_k, n_items)
     table: Float32 = np.load(folder / "item_table.npy", mmap_mode="r")
@@ -85,18 +91,24 @@ def write_head(folder: Path, name: str, *, kind: HeadKind, n_items: int, top_k: 
     if kind == "exact":
         exact = graph.beside("table", "item_table.npy", TensorProto.FLOAT, table.shape, offset)
         scores, wanted = graph.node("Gemm", ["user", exact], transB=1), top_k
-    else:
+        files: tuple[str, ...] = ()
+    elif kind == "int8":
         scales = quantize(table, folder / INT8_TABLE)
         scores = _scan(graph, scales, table.shape, _offset(folder / INT8_TABLE))
-        wanted = min(max(CANDIDATES, 2 * top_k), n_items)
+        wanted, files = min(max(CANDIDATES, 2 * top_k), n_items), (INT8_TABLE,)
+    else:
+        block = quantize4(table, folder)
+        scores = _scan4(graph, folder, table.shape, block)
+        least = CANDIDATES4 if n_items < LARGE else 2 * CANDIDATES4
+        wanted, files = min(max(least, 2 * top_k), n_items), INT4_FILES
     masked = _mask(graph, scores, n_items, len(table))
     rows, best = _best(graph, masked, wanted, len(table) // BLOCK)
-    if kind == "int8":
+    if kind != "exact":
         rows, best = _score_again(graph, rows, best, top_k)
     graph.node("Identity", [rows], ["top_items"])
     graph.node("Identity", [best], ["scores"])
     _save(graph, folder / name, table.shape, top_k)
-    return (name, "item_table.npy", *([INT8_TABLE] if kind == "int8" else []))
+    return (name, "item_table.npy", *files)
 
 
 def quantize(table: Float32, path: Path, rows_at_once: int = 65_536) -> Float32:
@@ -140,6 +152,19 @@ def _scan(graph: _Graph, scales: Float32, shape: tuple[int, ...], offset: int) -
     graph.constant("zero_point", 64, np.uint8)
     given = [user, table, "unit", "scales", "zero_point"]
     return graph.node("MatMulIntegerToFloat", given, domain="com.microsoft")
+
+
+def _scan4(graph: _Graph, folder: Path, shape: tuple[int, ...], block: int) -> str:
+    """Scores [batch, rows] from 4-bit integers; the kernel rounds each user's numbers to 8 bits, block by
+    block (accuracy level 4: at any other it turns the whole table into float32 for every batch)."""
+    rows, width = shape
+    blocks = -(-width // block)
+    packed = (rows, blocks, block // 2)
+    table = graph.beside("table_int4", INT4_TABLE, TensorProto.UINT8, packed, _offset(folder / INT4_TABLE))
+    place = _offset(folder / INT4_SCALES)
+    scales = graph.beside("scales", INT4_SCALES, TensorProto.FLOAT, (rows * blocks,), place)
+    sizes = {"K": width, "N": rows, "bits": 4, "block_size": block, "accuracy_level": 4}
+    return graph.node("MatMulNBits", ["user", table, scales], domain="com.microsoft", **sizes)
 
 
 def _mask(graph: _Graph, scores: str, n_items: int, rows: int) -> str:

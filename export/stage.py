@@ -39,10 +39,11 @@ class ExportConfig(StageConfig):
         None,
         description="besides the canonical fp32: fast (a body made for onnxruntime), scan-int8 (8-bit scan "
         "of the items, exact scores of the best 50); one that is named is kept even where it is not faster; "
-        "null: those that are faster here. By name only, as they rank otherwise, and never the default: "
-        "ann (an approximate index chooses what is scored), int8-body (8-bit body), quantized (the body as "
-        "the checkpoint's scheme says), qdq (the same in standard operators, for TensorRT), fp16 and bf16 "
-        "(half precision, for other runtimes)",
+        "null: those that are faster here. By name only: scan-int4 (4-bit scan, for single requests on large "
+        "catalogues). By name only, as they rank otherwise, and never the default: ann (an approximate index "
+        "chooses what is scored), int8-body (8-bit body), quantized (the body as the checkpoint's scheme "
+        "says), qdq (the same in standard operators, for TensorRT), fp16 and bf16 (half precision, for other "
+        "runtimes)",
     )
     int8_users: int = Field(
         1,
