@@ -2,9 +2,9 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from export.ann import AnnConfig
 from export.parity import ParityConfig
@@ -45,6 +45,11 @@ class ExportConfig(StageConfig):
         "says), qdq (the same in standard operators, for TensorRT), fp16 and bf16 (half precision, for other "
         "runtimes)",
     )
+    only: Literal["quantized"] | None = Field(
+        None,
+        description="an artifact of the variant quantized alone, its default: no float32 graph, and no "
+        "float32 item table where the scheme holds that in few bits",
+    )
     int8_users: int = Field(
         1,
         ge=1,
@@ -54,6 +59,19 @@ class ExportConfig(StageConfig):
     )
     ann: AnnConfig = Field(default_factory=AnnConfig, description="ann: its index and the gate about recall")
     parity: ParityConfig = Field(default_factory=ParityConfig, description="the gate about ranking")
+
+    @model_validator(mode="after")
+    def _alone(self) -> Self:
+        if self.only is not None and self.variants is not None:
+            raise ValueError(f"only: {self.only} keeps no other variant: leave variants out")
+        return self
+
+    @property
+    def named(self) -> tuple[VariantName, ...]:
+        """Variants that have to pass, and are kept."""
+        if self.only is not None:
+            return (self.only,)
+        return self.variants or ()
 
     @property
     def consumes(self) -> tuple[str, ...]:
@@ -70,8 +88,9 @@ class ExportConfig(StageConfig):
         if self.of not in known:
             return []
         scheme = known[self.of].quantized
-        asked = [scheme_problem(name, scheme, self.of) for name in self.variants or ()]
-        return [("variants", wrong) for wrong in asked if wrong is not None]
+        asked = [scheme_problem(name, scheme, self.of) for name in self.named]
+        place = "variants" if self.only is None else "only"
+        return [(place, wrong) for wrong in asked if wrong is not None]
 
     def shape(self, known: Mapping[str, Shape]) -> Shape:
         """An artifact with lists of one length."""
@@ -82,9 +101,10 @@ def run(config: ExportConfig, inputs: Mapping[str, Bound], context: Context) -> 
     """Write `context.folder / "artifact"`, measure parity on histories of test users, pass the gate or fail.
 
     The canonical graph and every variant that is asked for by name have to pass; another one that does not,
-    or is not faster here, is left out. The fastest of those that stay is the default. Raises InputError for a
-    checkpoint of another data set, a top_k beyond the catalogue or a variant that cannot hold its scheme,
-    StageError when the model cannot be exported, GateError when a graph ranks differently.
+    or is not faster here, is left out. The fastest of those that stay is the default (`only`: that one).
+    Raises InputError for a checkpoint of another data set, a top_k beyond the catalogue or a variant that
+    cannot hold its scheme, StageError when the model cannot be exported, GateError when a graph ranks
+    differently.
     """
     import torch
 
@@ -108,15 +128,15 @@ def run(config: ExportConfig, inputs: Mapping[str, Bound], context: Context) -> 
         origin=_origin(config, inputs[config.of], context),
         top_k=config.top_k,
         opset=config.opset,
-        variants=config.variants,
+        variants=config.variants if config.only is None else config.named,
         int8_users=config.int8_users,
         ann=config.ann,
         quantization=quantization,
     )
     context.progress("note", {"text": f"{facts.nodes} nodes, {facts.size_bytes:,} bytes; measuring parity"})
     started = time.perf_counter()
-    measured = measure_variants(model, folder, context, config.parity, named=config.variants or ())
-    keep, default = settle(measured, named=config.variants or ())
+    measured = measure_variants(model, folder, context, config.parity, named=config.named)
+    keep, default = settle(measured, named=config.named, only=config.only)
     keep_variants(folder, keep, default, measured)
     context.progress("note", {"text": f"variants: {', '.join(keep)}; default: {default}"})
     return Outputs(
@@ -151,10 +171,14 @@ def _origin(config: ExportConfig, parent: Bound, context: Context) -> "Origin":
     )
 
 
-def settle(measured: Mapping[str, Mapping[str, Any]], *, named: Sequence[str]) -> tuple[list[str], str]:
+def settle(
+    measured: Mapping[str, Mapping[str, Any]], *, named: Sequence[str], only: str | None = None
+) -> tuple[list[str], str]:
     """(variants to keep, the default): the canonical one, those named, and those that are faster than it."""
     from export.speed import fastest, is_faster
 
+    if only is not None:
+        return [only], only
     ratios = {name: each["speedup"] for name, each in measured.items() if "speedup" in each}
     fast = {name for name in ratios if is_faster(ratios[name])}
     keep = [name for name in measured if name == CANONICAL or name in named or name in fast]

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 
 from recommender.quantization_scheme import SERVED, unserved
 
-HeadKind = Literal["exact", "int8", "int4"]
+HeadKind = Literal["exact", "int8", "int4", "recorded"]
 BodyKind = Literal["fast", "int8", "quantized", "qdq"]
 HalfKind = Literal["fp16", "bf16"]
 VariantName = Literal[
@@ -30,11 +30,6 @@ class Split:
     about: str
     lossy: bool = False  # ranks otherwise: never the default, and its quality is what has to hold
     index: bool = False  # an approximate index chooses which items are scored
-
-    @property
-    def head_file(self) -> str:
-        """The graph of the head, in the folder of the catalogue."""
-        return f"head-{self.head}.onnx"
 
 
 SPLIT: dict[VariantName, Split] = {

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from export.catalogue import BLOCK, padded_rows
 from export.four_bits import INT4_SCALES, INT4_TABLE, quantize4, rounded
-from export.head import CANDIDATES4, INT8_TABLE, quantize, write_head
+from export.head import write_head
+from export.scans import CANDIDATES4, INT8_TABLE, quantize
 from recommender.errors import InputError
 from recommender.quantization_scheme import INT4
 
