@@ -113,7 +113,7 @@ def write_artifact(
         for name in names[1:]:
             entry = variant_entry(name, manifest, bodies, catalogue, ann or AnnConfig(), bits)
             told = told_of_bits(name, scheme, int8_users)
-            manifest["variants"].append(entry | told | {"cost": cost_of(model, name)})
+            manifest["variants"].append(entry | told | {"cost": cost_of(model, name, scheme)})
         seal(temporary, manifest)
         try:
             write_golden(temporary)

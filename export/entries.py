@@ -88,12 +88,19 @@ def told_of_bits(name: VariantName, scheme: QuantizationScheme | None, users: in
     return told | ({"users_per_call": users} if name == "int8-body" or (told and dynamic) else {})
 
 
-def cost_of(model: "SequentialRecommender", name: VariantName) -> dict[str, Any] | None:
+def cost_of(
+    model: "SequentialRecommender", name: VariantName, scheme: QuantizationScheme | None = None
+) -> dict[str, Any] | None:
     """What a call of a variant has to compute and to read at least; None: not known."""
     from recommender.models.cost import cost_card
+    from recommender.models.scheme_cost import scheme_cost_card
 
-    if name == "ann" or name in RECORDED:
-        return None  # what a search reads follows from the vectors; a scheme may mix widths
+    if name == "ann":
+        return None  # what a search reads follows from the vectors
+    if name in RECORDED:
+        assert scheme is not None
+        own_table = name == "quantized" and scheme.item_table != "fp32"
+        return scheme_cost_card(model, scheme, own_table=own_table)
     if name in HALF:
         return cost_card(model, precision=name, table_precision=name)
     split = SPLIT[name]

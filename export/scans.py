@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,7 +116,7 @@ def _four_bits(graph: HeadGraph, stored: str, packed: tuple[int, ...], width: in
     """The kernel rounds each user's numbers to 8 bits, block by block (accuracy level 4: at any other it
     turns the whole table into float32 for every batch)."""
     rows, _, half = packed
-    sizes = {"K": width, "N": rows, "bits": 4, "block_size": 2 * half, "accuracy_level": 4}
+    sizes: dict[str, Any] = {"K": width, "N": rows, "bits": 4, "block_size": 2 * half, "accuracy_level": 4}
     return graph.node("MatMulNBits", ["user", stored, "scales"], domain=CONTRIB, **sizes)
 
 

@@ -67,7 +67,7 @@ class ExportConfig(StageConfig):
         return self
 
     @property
-    def named(self) -> tuple[VariantName, ...]:
+    def wanted(self) -> tuple[VariantName, ...]:
         """Variants that have to pass, and are kept."""
         if self.only is not None:
             return (self.only,)
@@ -88,7 +88,7 @@ class ExportConfig(StageConfig):
         if self.of not in known:
             return []
         scheme = known[self.of].quantized
-        asked = [scheme_problem(name, scheme, self.of) for name in self.named]
+        asked = [scheme_problem(name, scheme, self.of) for name in self.wanted]
         place = "variants" if self.only is None else "only"
         return [(place, wrong) for wrong in asked if wrong is not None]
 
@@ -128,15 +128,15 @@ def run(config: ExportConfig, inputs: Mapping[str, Bound], context: Context) -> 
         origin=_origin(config, inputs[config.of], context),
         top_k=config.top_k,
         opset=config.opset,
-        variants=config.variants if config.only is None else config.named,
+        variants=config.variants if config.only is None else config.wanted,
         int8_users=config.int8_users,
         ann=config.ann,
         quantization=quantization,
     )
     context.progress("note", {"text": f"{facts.nodes} nodes, {facts.size_bytes:,} bytes; measuring parity"})
     started = time.perf_counter()
-    measured = measure_variants(model, folder, context, config.parity, named=config.named)
-    keep, default = settle(measured, named=config.named, only=config.only)
+    measured = measure_variants(model, folder, context, config.parity, named=config.wanted)
+    keep, default = settle(measured, named=config.wanted, only=config.only)
     keep_variants(folder, keep, default, measured)
     context.progress("note", {"text": f"variants: {', '.join(keep)}; default: {default}"})
     return Outputs(

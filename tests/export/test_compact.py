@@ -12,22 +12,25 @@ import pytest
 from pydantic import ValidationError
 
 from compress.quantization.apply import round_table
+from export.catalogue import padded_rows
 from export.refresh import refresh_items, restore
 from export.runtime import Artifact
 from export.stage import run
 from export.verify import verify_artifact
 from recommender.checkpoint import save_checkpoint
+from recommender.cost import CostFormulas
 from recommender.data.prepared import Prepared
 from recommender.errors import GateError, InputError
 from recommender.files import read_json
 from recommender.quantization_scheme import ITEM_TABLE, Quantization, TableBits
 from recommender.scoring import HistoryArrays
 from recommender.stage import Bound
-from tests.export.fixtures import MAX_LENGTH, MODELS, left_padded
+from tests.export.fixtures import MAX_LENGTH, MODELS, N_ITEMS, left_padded
 from tests.export.test_quantized_body import quantized_model
 from tests.export.test_quantized_stage import _context, config_for, entries_of
 from tests.export.test_refresh import present
 
+HEADER = 128  # of a .npy file
 OWN = {"catalogue-1/item_table.recorded.npy", "catalogue-1/item_table.recorded.scales.npy"}
 
 
@@ -76,6 +79,11 @@ def test_the_variant_quantized_has_a_table_of_its_own_and_answers_as_the_model(
     rows = np.tile(np.arange(1, 9), (20, 1))
     asked = HistoryArrays(history)
     assert np.allclose(found.score(asked, rows), wanted.score(asked, rows), atol=1e-5)
+    cost = CostFormulas.model_validate(entry["cost"])
+    sizes = read_json(folder / "manifest.json")["files"]
+    whole = sum(sizes[name]["size_bytes"] - HEADER for name in OWN)
+    assert cost.parts["scoring"].bytes["row"] == whole / padded_rows(N_ITEMS)
+    assert (cost.precision, cost.table_precision) == ("fp32", "int8")
     items, vectors = present(folder)  # float32, on the grid: nothing is rounded a second time
     refresh_items(folder, items, vectors)
     again = Artifact(folder, variant="quantized", threads=1)
