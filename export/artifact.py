@@ -9,6 +9,7 @@
       fp32.onnx          the canonical graph, whole (with fp32.onnx.data beside it where it would pass 1 GiB)
       fp16.onnx          the same in half precision, bf16.onnx likewise, where they are asked for
       head-exact.onnx    user vectors to lists (`export.head`), head-int8.onnx likewise
+      item_table.recorded.npy, ...scales.npy: the item table as the checkpoint's scheme says, in few bits
       ann.faiss          an approximate index of the item vectors (`export.ann`), where it is asked for
       golden.json        made-up requests and their answers
 
@@ -29,13 +30,14 @@ from export import runtime
 from export.ann import AnnConfig
 from export.catalogue import catalogue_name, write_catalogue
 from export.entries import BODY, RECORDED, cost_of, told_of_bits, variant_entry, write_bodies
+from export.recorded_table import record
 from export.runtime import Artifact, ArtifactError
 from export.variants import CANONICAL, VariantName, scheme_problem, to_try
 from recommender.checkpoint import body_parameters, stored_parameters
 from recommender.data.prepared import Prepared
 from recommender.errors import InputError, StageError, require
 from recommender.files import complete_folder, read_json, sha256_file, write_json
-from recommender.quantization_scheme import Quantization
+from recommender.quantization_scheme import Quantization, TableBits
 
 if TYPE_CHECKING:
     from export.onnx import OnnxFacts
@@ -100,14 +102,18 @@ def write_artifact(
         catalogue = temporary / catalogue_name(1)
         catalogue.mkdir()
         facts = export_onnx(model, catalogue / CANONICAL_FILE, top_k=top_k, opset=opset)
-        write_catalogue(catalogue, prepared.catalogue, model.item_table().detach().cpu().float().numpy())
+        table = model.item_table().detach().cpu().float().numpy()
+        write_catalogue(catalogue, prepared.catalogue, table)
+        bits: TableBits = "fp32" if scheme is None or "quantized" not in names else scheme.item_table
+        if quantization is not None and bits != "fp32":
+            record(catalogue, table, quantization)
         bodies = write_bodies(temporary, catalogue / CANONICAL_FILE, model.max_length, names, matrices)
         shutil.copyfile(runtime.__file__, temporary / "runtime.py")
         manifest = _manifest(model, prepared, origin, facts, top_k)
         for name in names[1:]:
-            entry = variant_entry(name, manifest, bodies, catalogue, ann or AnnConfig())
+            entry = variant_entry(name, manifest, bodies, catalogue, ann or AnnConfig(), bits)
             told = told_of_bits(name, scheme, int8_users)
-            manifest["variants"].append(entry | told | {"cost": cost_of(model, name)})
+            manifest["variants"].append(entry | told | {"cost": cost_of(model, name, scheme)})
         seal(temporary, manifest)
         try:
             write_golden(temporary)
@@ -117,19 +123,21 @@ def write_artifact(
 
 
 def keep_variants(folder: Path, keep: Sequence[str], default: str, measured: Mapping[str, Any]) -> None:
-    """Take the variants that are not in `keep` out of an artifact that nobody uses yet.
+    """Take the variants that are not in `keep` out of an artifact that nobody uses yet, with their files.
 
-    `measured`: variant -> what was measured of it, noted in its entry (dropped ones: under `dropped`).
+    `measured`: variant -> what was measured of it, noted in its entry (dropped ones: under `dropped`). Where
+    the canonical graph goes, so do the plain body, and the float32 item table that nobody reads then.
     """
     manifest = read_json(folder / "manifest.json")
     entries = {entry["name"]: entry | measured.get(entry["name"], {}) for entry in manifest["variants"]}
     manifest["variants"] = [entries[name] for name in entries if name in keep]
     manifest["dropped"] = {name: measured.get(name, {}) for name in entries if name not in keep}
     manifest["default_variant"] = default
-    needed = {name for entry in manifest["variants"] for name in entry["files"]} | {manifest["body"]}
-    for name in {name for entry in entries.values() for name in entry["files"]} - needed:
-        if Path(name).name not in runtime.CATALOGUE_FILES:
-            (folder / name).unlink()
+    there = named_files(manifest | {"variants": list(entries.values())})
+    if CANONICAL not in keep:
+        manifest["body"] = entries[default]["body"]
+    for name in there - named_files(manifest):
+        (folder / name).unlink()
     seal(folder, manifest, known=manifest["files"])
     write_golden(folder)
 
@@ -169,7 +177,7 @@ def seal(folder: Path, manifest: dict[str, Any], *, known: Mapping[str, Any] | N
 def named_files(manifest: Mapping[str, Any]) -> set[str]:
     """The files that an artifact consists of, manifests aside, relative to its folder."""
     of_variants = {name for entry in manifest["variants"] for name in entry["files"]}
-    of_catalogue = (*runtime.CATALOGUE_FILES, "items.parquet", "golden.json")
+    of_catalogue = (*runtime.catalogue_files(manifest), "items.parquet", "golden.json")
     used = manifest["catalogue"]["folder"]
     return of_variants | {manifest["body"], "runtime.py"} | {f"{used}/{name}" for name in of_catalogue}
 

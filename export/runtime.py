@@ -43,8 +43,9 @@ SHOWN = 3  # unknown ids that are named
 NEIGHBOURS = 200  # ids that are looked through for one that an unknown id may have meant
 
 
-CATALOGUE_FILES = ("item_table.npy", "ids.utf8", "ids.npy", "ids.order.npy", "titles.utf8", "titles.npy")
-"""What every version of the catalogue holds for this file: vectors, ids and titles by row."""
+ITEM_TABLE = "item_table.npy"
+CATALOGUE_FILES = ("ids.utf8", "ids.npy", "ids.order.npy", "titles.utf8", "titles.npy")
+"""What every version of the catalogue holds for this file: ids and titles by row."""
 
 
 class ArtifactError(ValueError):
@@ -95,6 +96,7 @@ def read_manifest(folder: Path, version: int | None = None) -> dict[str, Any]:
                 _ = entry["name"], entry["files"][0], entry["top_k"] + entry["max_length"]
                 _ = entry["graph"] if "graph" in entry else (entry["body"], entry["head"])
                 _ = entry["ann"]["candidates"] + 0 if "index" in entry else None
+                _ = (entry["table"]["numbers"], entry["table"]["scales"]) if "table" in entry else None
             catalogue = manifest["catalogue"]
             _ = catalogue["items"] + catalogue["width"], manifest["body"]
             if catalogue["folder"] != f"catalogue-{catalogue['version']}":
@@ -111,12 +113,18 @@ def read_manifest(folder: Path, version: int | None = None) -> dict[str, Any]:
     return manifest
 
 
+def catalogue_files(manifest: Mapping[str, Any]) -> list[str]:
+    """What the catalogue of an artifact holds for this file, the vectors unless every variant has its own."""
+    shared = any("table" not in entry for entry in manifest["variants"])
+    return [*([ITEM_TABLE] if shared else []), *CATALOGUE_FILES]
+
+
 def check_files(folder: Path, manifest: dict[str, Any], *, digests: bool = True) -> None:
     """Raise ArtifactError naming every listed file that is missing, truncated or (with `digests`) altered."""
     needed = {manifest["body"], *(name for variant in manifest["variants"] for name in variant["files"])}
     opened = ("graph", "body", "head", "index")
     needed |= {variant[key] for variant in manifest["variants"] for key in opened if key in variant}
-    needed |= {f"{manifest['catalogue']['folder']}/{name}" for name in CATALOGUE_FILES}
+    needed |= {f"{manifest['catalogue']['folder']}/{name}" for name in catalogue_files(manifest)}
     faults = [f"the manifest has no digest of {name}" for name in sorted(needed - set(manifest["files"]))]
     for name, entry in manifest["files"].items():
         path = folder / name
@@ -263,6 +271,50 @@ class Index:
         return places + 1
 
 
+class FewBits:
+    """Item vectors [rows, D] held in 8 or 4 bits with a scale per row; what is indexed becomes float32.
+
+    numbers: int8 [rows, D], or uint8 [rows, blocks, block / 2], two to a byte, 8 more than they are; scales:
+    float32 [rows, blocks], one like the other. `rows`: only so many of the first; None: all. Raises
+    ArtifactError where the files do not fit each other.
+    """
+
+    def __init__(self, numbers: Path, scales: Path, width: int, rows: int | None = None) -> None:
+        stored, steps = _mapped(numbers), _mapped(scales)
+        self._packed = stored.ndim == 3 and stored.dtype == np.uint8
+        if self._packed:
+            fits = 2 * stored.shape[1] * stored.shape[2] >= width
+        else:
+            fits = stored.shape[1:] == (width,) and stored.dtype == np.int8
+        if not fits or steps.ndim != 2 or not len(steps) == len(stored) >= (rows or 0):
+            raise ArtifactError(f"{numbers} and {scales} do not fit each other; copy the artifact again")
+        self._numbers, self._scales = stored[:rows], steps[:rows]
+        self.shape = (len(self._numbers), width)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def numbers(self, rows: "Int64 | slice") -> NDArray[np.int8]:
+        """The whole numbers of these rows, [..., D]."""
+        found = self._numbers[rows]
+        if self._packed:
+            pairs = np.stack((found & 15, found >> 4), axis=-1)
+            found = pairs.reshape(*found.shape[:-2], -1)[..., : self.shape[1]].astype(np.int8) - np.int8(8)
+        whole: NDArray[np.int8] = found
+        return whole
+
+    def scales(self, rows: "Int64 | slice") -> Float32:
+        """Their scales, [..., 1]."""
+        steps: Float32 = self._scales[rows][..., :1]
+        return steps
+
+    def __getitem__(self, rows: "Int64 | slice") -> Float32:
+        return self.numbers(rows).astype(np.float32) * self.scales(rows)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        return self[:].astype(dtype or np.float32, copy=False)
+
+
 class Artifact:
     """One variant of an artifact, open for scoring.
 
@@ -301,7 +353,7 @@ class Artifact:
         self.users_per_call: int | None = chosen.get("users_per_call")
         self._open_with = (threads, device)
         self._opening = threading.Lock()
-        self._read_catalogue()
+        self._read_catalogue(chosen)
         self.graph = self._open_graph(chosen) if "graph" in chosen else None
         self._body = None if "graph" in chosen else self._open_body(chosen["body"])
         self._index = self._open_index(chosen) if "index" in chosen else None
@@ -310,18 +362,28 @@ class Artifact:
         reads = [] if self._head is None else [value.name for value in self._head.get_inputs()]
         self._head_reads = {"table": self._stored} if "table" in reads else {}
 
-    def _read_catalogue(self) -> None:
+    def _read_catalogue(self, chosen: Mapping[str, Any]) -> None:
         told = self.manifest["catalogue"]
         folder = self.folder / told["folder"]
         self.version = int(told["version"])
         self.item_ids, self.titles = Texts(folder, "ids"), Texts(folder, "titles")  # row 1 first
         self.rows = Rows(folder, self.item_ids)
-        table: Float32 = _mapped(folder / "item_table.npy")
+        table = self._open_table(chosen)
         counts = (len(self.item_ids), len(self.titles), told["items"])
         if len(set(counts)) != 1 or len(table) <= told["items"] or table.shape[1:] != (told["width"],):
             raise ArtifactError(f"the files of {folder} do not fit each other; copy the artifact again")
         self._stored = table  # with the rows that fill up the last block
-        self.table = self._stored[: told["items"] + 1]
+        self.table = table if isinstance(table, FewBits) else table[: told["items"] + 1]
+
+    def _open_table(self, chosen: Mapping[str, Any]) -> "Float32 | FewBits":
+        """Item vectors by row: those that all variants share, or the variant's own."""
+        told = self.manifest["catalogue"]
+        if "table" not in chosen:
+            table: Float32 = _mapped(self.folder / told["folder"] / ITEM_TABLE)
+            return table
+        own = chosen["table"]
+        paths = (self.folder / own["numbers"], self.folder / own["scales"])
+        return FewBits(*paths, int(told["width"]), int(told["items"]) + 1)
 
     @property
     def n_items(self) -> int:

@@ -11,10 +11,12 @@ from typing import Literal, get_args
 
 from recommender.quantization_scheme import SERVED, unserved
 
-HeadKind = Literal["exact", "int8"]
+HeadKind = Literal["exact", "int8", "int4", "recorded"]
 BodyKind = Literal["fast", "int8", "quantized", "qdq"]
 HalfKind = Literal["fp16", "bf16"]
-VariantName = Literal["fp32", "fast", "scan-int8", "ann", "int8-body", "quantized", "qdq", "fp16", "bf16"]
+VariantName = Literal[
+    "fp32", "fast", "scan-int8", "scan-int4", "ann", "int8-body", "quantized", "qdq", "fp16", "bf16"
+]
 CANONICAL: VariantName = "fp32"
 
 
@@ -29,16 +31,17 @@ class Split:
     lossy: bool = False  # ranks otherwise: never the default, and its quality is what has to hold
     index: bool = False  # an approximate index chooses which items are scored
 
-    @property
-    def head_file(self) -> str:
-        """The graph of the head, in the folder of the catalogue."""
-        return f"head-{self.head}.onnx"
-
 
 SPLIT: dict[VariantName, Split] = {
     "fast": Split("fast", "exact", 0, "a body made for onnxruntime; every item is scored in float32"),
     "scan-int8": Split(
         "fast", "int8", 20_000, "the same body; 8-bit scan, its best 50 are scored again in float32"
+    ),
+    "scan-int4": Split(
+        "fast",
+        "int4",
+        None,
+        "the same body; 4-bit scan, its best 100 (from 200,000 items on: 200) are scored again in float32",
     ),
     "ann": Split(
         "fast",
