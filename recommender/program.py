@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from recommender.models.interface import History, SequentialRecommender
 from recommender.ranking import TorchScorer, best_first, score_product
 from recommender.scoring import HistoryArrays, Int64, TopK
-
-LEAST_SEEN = 64
+from recommender.shapes import padded
 
 Program = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """(items [B, L], seen [B, S]) -> what `ListProgram` gives."""
@@ -72,7 +71,6 @@ class ProgramScorer:
         self.compiler = compiler
         self.programs: dict[tuple[int, ...], Program] = {}
 
-    @property
     def table(self) -> Tensor:
         """The item table that is scored, [n_items + 1, D]."""
         return self.exact.table()
@@ -97,7 +95,7 @@ class ProgramScorer:
         if shape not in self.programs:
             with torch.no_grad():
                 flat = exported(
-                    ListProgram(self.model, self.table.detach(), k).eval(),
+                    ListProgram(self.model, self.table().detach(), k).eval(),
                     batch=items.shape[0], length=items.shape[1], seen=seen.shape[1],
                 )  # fmt: skip
             self.programs[shape] = self.compiler(flat, mode=self.mode, dynamic=False, fullgraph=True)
@@ -113,28 +111,3 @@ class ProgramScorer:
                 again = self.exact.top_k(HistoryArrays(history.items[tied], seen), k)
                 items[tied], scores[tied] = again.items, again.scores
         return TopK(items, scores)
-
-
-def padded(history: HistoryArrays, max_length: int) -> tuple[Int64, Int64]:
-    """(items [B, max_length], seen [B, S]) of a shape that few other calls differ from; padding is 0."""
-    users = power_of_two(len(history.items))
-    items = np.zeros((users, max_length), dtype=np.int64)
-    newest = history.items[:, -max_length:]
-    items[: len(newest), max_length - newest.shape[1] :] = newest
-    seen = np.zeros((users, seen_width(history)), dtype=np.int64)
-    if history.seen is not None:
-        seen[: len(history.seen), : history.seen.shape[1]] = history.seen
-    return items, seen
-
-
-def power_of_two(count: int) -> int:
-    """The least one that is not below `count`."""
-    return 1 << max(0, count - 1).bit_length()
-
-
-def seen_width(history: HistoryArrays) -> int:
-    """Seen rows, up to 64 times a power of four."""
-    width, needed = LEAST_SEEN, 0 if history.seen is None else history.seen.shape[1]
-    while width < needed:
-        width *= 4
-    return width

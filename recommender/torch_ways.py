@@ -5,11 +5,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from recommender.errors import InputError, nearest
 from recommender.models.interface import SequentialRecommender
 from recommender.program import ProgramScorer
 from recommender.ranking import TorchScorer
-from recommender.ways import EAGER, WAYS, Way
+from recommender.ways import EAGER, check_way
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,8 +28,7 @@ def scorer_in(way: str, model: SequentialRecommender) -> TorchScorer | ProgramSc
     scorer = TorchScorer(model)
     if way == EAGER:
         return scorer
-    check_way(way, scorer.device.type)
-    chosen = WAYS[way]  # type: ignore[index]  # just checked
+    chosen = check_way(way, scorer.device.type)
     if chosen.precision == "tf32":
         torch.set_float32_matmul_precision("high")
     table = None
@@ -40,20 +38,6 @@ def scorer_in(way: str, model: SequentialRecommender) -> TorchScorer | ProgramSc
     if chosen.compiled:
         return ProgramScorer(model, table, graphs=chosen.graphs)
     return TorchScorer(model, table)
-
-
-def check_way(way: str, device: str) -> None:
-    """Raise InputError for a way that is not known, or that `device` cannot go."""
-    if way not in WAYS:
-        raise InputError(f"there is no way {way!r} to run a checkpoint{nearest(way, WAYS)}", where="bench.torch")
-    known: Way = way  # type: ignore[assignment]
-    if WAYS[known].needs_cuda and not device.startswith("cuda"):
-        others = [name for name, each in WAYS.items() if not each.needs_cuda]
-        raise InputError(
-            f"{way!r} needs a CUDA device, and this runs on {device!r}",
-            where="bench.torch",
-            fix=f"use --device cuda, or choose among {', '.join(others)}",
-        )
 
 
 def scoring_table(model: SequentialRecommender, device: torch.device) -> Tensor:

@@ -7,6 +7,8 @@ histories are padded to the full length. `eager`, `tf32` and `bf16` batch histor
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from recommender.errors import InputError, nearest
+
 Way = Literal["eager", "tf32", "bf16", "compile", "compile-bf16", "graphs", "graphs-bf16"]
 Precision = Literal["fp32", "tf32", "bf16"]
 EAGER: Way = "eager"
@@ -36,3 +38,20 @@ WAYS: dict[Way, TorchWay] = {
     "graphs-bf16": TorchWay("bf16", compiled=True, graphs=True),
 }
 assert tuple(WAYS) == get_args(Way)
+
+
+def check_way(way: str, device: str) -> TorchWay:
+    """What a name stands for. Raises InputError for one that is not known, or that `device` cannot go."""
+    found = {str(name): each for name, each in WAYS.items()}.get(way)
+    if found is None:
+        raise InputError(
+            f"there is no way {way!r} to run a checkpoint{nearest(way, WAYS)}", where="bench.torch"
+        )
+    if found.needs_cuda and not device.startswith("cuda"):
+        others = ", ".join(name for name, each in WAYS.items() if not each.needs_cuda)
+        raise InputError(
+            f"checkpoints cannot run as {way!r} on the device {device!r}: it needs CUDA",
+            where="bench.torch",
+            fix=f"run with --device cuda, or choose among {others}",
+        )
+    return found

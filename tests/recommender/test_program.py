@@ -11,9 +11,10 @@ from recommender.errors import InputError
 from recommender.models.build import build_model
 from recommender.models.config import LlmConfig, ModelConfig, PopularityConfig, SasrecConfig
 from recommender.models.interface import SequentialRecommender
-from recommender.program import ProgramScorer, padded, power_of_two, seen_width
+from recommender.program import ProgramScorer
 from recommender.ranking import TorchScorer, score_product, users_per_product
 from recommender.scoring import HistoryArrays
+from recommender.shapes import padded, power_of_two, seen_width
 from recommender.torch_ways import in_bf16, scorer_in
 from recommender.ways import WAYS, Way
 
@@ -117,7 +118,7 @@ def test_a_table_in_half_precision_gives_float32_scores() -> None:
 
 @pytest.mark.parametrize("way", [way for way in WAYS if way not in HERE])
 def test_a_way_that_is_one_on_a_gpu_only_is_refused_elsewhere(way: Way) -> None:
-    with pytest.raises(InputError, match="needs a CUDA device") as error:
+    with pytest.raises(InputError, match="it needs CUDA") as error:
         scorer_in(way, tiny("sasrec"))
     assert error.value.fix is not None and "compile-bf16" in error.value.fix
 
