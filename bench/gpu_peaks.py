@@ -4,6 +4,7 @@ fp32 is with TF32 off; tf32 is float32 data whose products are rounded to TF32, 
 and onnxruntime by itself.
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -46,6 +47,17 @@ class CudaClock:
             return float(before.elapsed_time(after)) / 1e3
 
 
+class WallClock:
+    """The processor's clock, for devices that do their work before a call returns."""
+
+    def seconds(self, run: Callable[[], object], times: int) -> float:
+        """See `Clock`."""
+        started = time.perf_counter()
+        for _ in range(times):
+            run()
+        return time.perf_counter() - started
+
+
 class GpuTrial(NamedTuple):
     """One way to reach a peak."""
 
@@ -59,13 +71,13 @@ class GpuTrial(NamedTuple):
 
 @dataclass
 class GpuBench:
-    """The trials of one GPU; matrices are made for a measurement and freed after it."""
+    """The trials of one device; matrices are made for a measurement and freed after it."""
 
     device: str
     clock: Clock = field(init=False)
 
     def __post_init__(self) -> None:
-        self.clock = CudaClock(self.device)
+        self.clock = CudaClock(self.device) if self.device.startswith("cuda") else WallClock()
 
     def rates(
         self, *, buffer_bytes: int, shapes: Sequence[Shape], repeats: int

@@ -1,7 +1,6 @@
-"""What stands in for a GPU: events of its tracing, and a clock that takes the processor's time."""
+"""What stands in for a GPU: events of its tracing."""
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 TRACED: list[Mapping[str, Any]] = [
@@ -16,17 +15,3 @@ TRACED: list[Mapping[str, Any]] = [
     {"ph": "M", "name": "process_name"},
 ]
 """Of two calls: 1.6 ms of kernels and copies within the device, 4 KiB in, 512 bytes out."""
-
-
-class ProcessorClock:
-    """Times work where there is no GPU."""
-
-    def __init__(self) -> None:
-        self.runs: list[int] = []
-
-    def seconds(self, run: Callable[[], object], times: int) -> float:
-        self.runs.append(times)
-        started = time.perf_counter()
-        for _ in range(times):
-            run()
-        return time.perf_counter() - started

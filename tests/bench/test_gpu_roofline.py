@@ -1,5 +1,6 @@
 """Peaks and bounds of a GPU: the logic on the processor, by hand where numbers are known."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from bench.attained import roofline_section
 from bench.candidates import resolve
 from bench.child import ChildFailed
-from bench.gpu_peaks import PRECISIONS, GpuBench, multiplying
+from bench.gpu_peaks import PRECISIONS, GpuBench, WallClock, multiplying
 from bench.gpu_roofline import GpuPeaks, Trial, gpu_machine, gpu_row, part_precisions, runs_in_tf32
 from bench.report import wording
 from bench.report.roofline_parts import GpuMachine
@@ -18,7 +19,6 @@ from bench.report.roofline_tables import bound_table, gpu_table
 from bench.roofline import Measured, mean_work
 from recommender.scoring import ScorerRef
 from tests.bench.fakes import artifact, checkpoint
-from tests.bench.simulated_gpu import ProcessorClock
 from tests.bench.test_attained import evidence, formulas, load, timed
 
 TRIALS = [
@@ -36,15 +36,22 @@ def gpu() -> GpuMachine:
 
 
 def test_every_precision_is_multiplied_and_every_peak_is_a_rate() -> None:
+    runs: list[int] = []
+
+    class Clock(WallClock):
+        def seconds(self, run: Callable[[], object], times: int) -> float:
+            runs.append(times)
+            return super().seconds(run, times)
+
     bench = GpuBench("cpu")
-    clock = bench.clock = ProcessorClock()
+    bench.clock = Clock()
     before = torch.get_float32_matmul_precision()
     found = bench.rates(buffer_bytes=1 << 12, shapes=[(4, 8, 4)], repeats=2)
     assert [(t.what, t.precision) for t, _ in found] == [
         ("bandwidth", "fp32"), ("bandwidth", "fp32"), *(("gemm", each) for each in PRECISIONS),
     ]  # fmt: skip
     assert all(len(rates) == 2 and min(rates) > 0 for _, rates in found)
-    assert len(clock.runs) == 3 * len(found), "one run tells how often the two measurements repeat it"
+    assert len(runs) == 3 * len(found), "one run tells how often the two measurements repeat it"
     assert torch.get_float32_matmul_precision() == before
     assert found[0][0].work == 2 * found[1][0].work == 2 * (1 << 12)
 
