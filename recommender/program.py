@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from recommender.errors import StageError
 from recommender.models.interface import History, SequentialRecommender
 from recommender.ranking import TorchScorer, best_first, score_product
 from recommender.scoring import HistoryArrays, Int64, TopK
@@ -41,6 +42,13 @@ class ListProgram(nn.Module):
         return rows, best
 
 
+def graphs_skipped() -> int:
+    """How many programs of this process torch has left without CUDA graphs, of which it only warns."""
+    from torch._dynamo.utils import counters
+
+    return int(counters["inductor"]["cudagraph_skips"])
+
+
 def exported(program: ListProgram, *, batch: int, length: int, seen: int) -> nn.Module:
     """The program as a flat graph of these shapes, on the device of its table."""
     device = program.table.device
@@ -68,6 +76,7 @@ class ProgramScorer:
         self.exact = TorchScorer(model, table)
         self.model, self.device = self.exact.model, self.exact.device
         self.mode = "reduce-overhead" if graphs else "default"
+        self.skips = graphs_skipped() if graphs else None
         self.compiler = compiler
         self.programs: dict[tuple[int, ...], Program] = {}
 
@@ -76,7 +85,10 @@ class ProgramScorer:
         return self.exact.table()
 
     def top_k(self, history: HistoryArrays, k: int) -> TopK:
-        """The k best rows of each history; equal scores in ascending row order."""
+        """The k best rows of each history; equal scores in ascending row order.
+
+        Raises StageError where there should be CUDA graphs and torch has made none.
+        """
         users = len(history.items)
         if not users:
             return TopK(np.empty((0, k), dtype=np.int64), np.empty((0, k), dtype=np.float32))
@@ -84,6 +96,11 @@ class ProgramScorer:
         with torch.no_grad():
             found = self._program(items, seen, k)(self._there(items), self._there(seen))
             rows, scores = (each[:users].cpu().numpy() for each in found)
+        if self.skips is not None and graphs_skipped() > self.skips:
+            raise StageError(
+                "torch compiled the program without CUDA graphs",
+                where="graphs", fix="TORCH_LOGS=cudagraphs says why; take `compile` instead",
+            )  # fmt: skip
         rows = np.where(scores == -np.inf, 0, rows)
         return self._settled(TopK(rows, scores), history, k)
 

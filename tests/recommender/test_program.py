@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from recommender.errors import InputError
+from recommender import program as subject
+from recommender.errors import InputError, StageError
 from recommender.models.build import build_model
 from recommender.models.config import LlmConfig, ModelConfig, PopularityConfig, SasrecConfig
 from recommender.models.interface import SequentialRecommender
@@ -80,6 +81,17 @@ def test_a_shape_is_compiled_once_and_other_users_of_it_take_the_same() -> None:
         assert scorer.top_k(histories(users), 3).items.shape == (users, 3)
     assert made == ["reduce-overhead"] * 2  # 8 users, 4 users
     assert scorer.top_k(HistoryArrays(np.zeros((0, 3), dtype=np.int64)), 3).items.shape == (0, 3)
+
+
+def test_a_program_that_torch_left_without_cuda_graphs_is_not_passed_off_as_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scorer = ProgramScorer(tiny("sasrec"), graphs=True, compiler=as_it_is)
+    scorer.top_k(histories(), 3)
+    monkeypatch.setattr(subject, "graphs_skipped", lambda: 1)
+    with pytest.raises(StageError, match="without CUDA graphs"):
+        scorer.top_k(histories(), 3)
+    ProgramScorer(tiny("sasrec"), compiler=as_it_is).top_k(histories(), 3)
 
 
 def test_shapes_are_few() -> None:
