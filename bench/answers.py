@@ -163,7 +163,8 @@ class Answers:
         torch = sys.modules.get("torch")
         on_device = torch is not None and torch.cuda.is_initialized()
         device = torch.cuda.max_memory_allocated() if torch is not None and on_device else None
-        return wire.Message({"bytes": process.peak_memory_bytes(), "device_bytes": device})
+        known = device or None  # 0: torch is there, and another library does the work
+        return wire.Message({"bytes": process.peak_memory_bytes(), "device_bytes": known})
 
     def _device_work(self, said: Said, order: wire.Message) -> wire.Message:
         """{k, calls} -> {work, missing}: what a call has the GPU do, or why nobody knows."""

@@ -9,7 +9,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
+
+from recommender.scoring import HistoryArrays
 
 SCRIPTS = Path(__file__).parents[2] / "docs" / "results" / "scripts"
 OWN = {"gpu": "Some GPU", "tiny": False}
@@ -89,6 +92,23 @@ def test_every_way_can_be_sent_to_a_child(candidates: ModuleType, tmp_path: Path
         ref = candidates.reference_to(way, candidates.SIZES["student"], 50, batches=(1, 4), cache=tmp_path)
         assert json.loads(json.dumps(dict(ref.options))) == dict(ref.options)
         assert callable(getattr(candidates, ref.opener.partition(":")[2]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("opener", ["open_onnx", "open_aot"])
+def test_exported_models_list_what_the_model_lists(
+    candidates: ModuleType, tmp_path: Path, opener: str
+) -> None:
+    if opener == "open_aot":
+        pytest.importorskip("export.aot_build", reason="this version has no AOTInductor packages")
+    size = {"layers": 1, "hidden": 16, "heads": 2, "ffn": 24, "item_dim": 8, "length": 12}
+    given = {"device": "cpu", "threads": 1, "size": size, "n_items": 60}
+    more = {"open_onnx": {"provider": "CPUExecutionProvider"}, "open_aot": {"way": "aot", "batches": (1, 4)}}
+    rows = np.random.default_rng(0).integers(1, 61, (4, 12))
+    for asked in (HistoryArrays(rows, rows), HistoryArrays(rows)):
+        want = candidates.open_torch(tmp_path, way="eager", **given).top_k(asked, 10)
+        found = getattr(candidates, opener)(tmp_path, **given, **more[opener]).top_k(asked, 10)
+        assert np.array_equal(found.items, want.items) and np.allclose(found.scores, want.scores, atol=1e-5)
 
 
 BLOCK = """

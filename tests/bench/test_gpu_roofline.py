@@ -1,6 +1,7 @@
 """Peaks and bounds of a GPU: the logic on the processor, by hand where numbers are known."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from bench.attained import roofline_section
 from bench.candidates import resolve
 from bench.child import ChildFailed
-from bench.gpu_peaks import PRECISIONS, GpuBench, WallClock, multiplying
+from bench.gpu_peaks import PRECISIONS, CudaClock, GpuBench, WallClock, multiplying
 from bench.gpu_roofline import GpuPeaks, Trial, gpu_machine, gpu_row, part_precisions, runs_in_tf32
 from bench.report import wording
 from bench.report.roofline_parts import GpuMachine
@@ -165,6 +166,33 @@ def test_what_was_measured_before_a_failure_stands() -> None:
     assert len(said.orders) == 2 and said.orders[0]["shapes"] == [(8, 8, 8), (2, 3, 4)]
     assert peaks.failed == "ended with exit code 1"
     assert peaks.trials() == [Trial("gemm", "mm", "bf16", (8, 8, 8), [1.0, 2.0])]
+
+
+def test_events_stand_around_all_runs_and_nothing_is_pending_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+
+    class Event:
+        def __init__(self, *, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            said.append("record")
+
+        def synchronize(self) -> None:
+            said.append("wait for the event")
+
+        def elapsed_time(self, other: "Event") -> float:
+            return 1500.0
+
+    def on(device: str) -> AbstractContextManager[None]:
+        said.append(device)
+        return nullcontext()
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "device", on)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: said.append("synchronize"))
+    assert CudaClock("cuda:1").seconds(lambda: said.append("run"), 2) == 1.5
+    assert said == ["cuda:1", "synchronize", "record", "run", "run", "record", "wait for the event"]
 
 
 @pytest.mark.gpu

@@ -36,17 +36,17 @@ def test_a_candidate_opens_in_its_way_and_tells_what_that_costs(bounds: Mapping[
 @pytest.mark.slow
 def test_every_way_is_timed_judged_and_reported(bounds: Mapping[str, Bound], tmp_path: Path) -> None:
     context = bench_context(tmp_path, {5: bounds})
-    ways = ["eager", "bf16", "compile", "compile-bf16"]
+    ways = ["eager", "bf16", "compile"]
     run(quick(["student"], torch=ways, batch_sizes=[4]), bounds, context)
     report = read(context.folder)
     assert [each.name for each in report.candidates] == ["student", *(f"student:{way}" for way in ways[1:])]
     assert [each.variant for each in report.candidates] == [None, *ways[1:]]
-    assert [each.precision for each in report.candidates] == ["fp32", "bf16", "fp32", "bf16"]
+    assert [each.precision for each in report.candidates] == ["fp32", "bf16", "fp32"]
     assert all(each.failed is None and each.quality and each.latency for each in report.candidates)
-    eager, _, compiled, _ = report.candidates
+    eager, _, compiled = report.candidates
     assert compiled.quality["ndcg@5"] == eager.quality["ndcg@5"], "float32 ranks alike however it is run"
     assert [each.candidate for each in report.comparisons] == [f"student:{way}" for way in ways[1:]]
     roofline = report.sections.roofline
     assert roofline is not None
     assert [row.candidate for row in roofline.rows] == [each.name for each in report.candidates]
-    assert set(roofline.missing) == {"student:compile", "student:compile-bf16"}
+    assert set(roofline.missing) == {"student:compile"}

@@ -128,7 +128,7 @@ def open_aot(
             aot_build.build_package(model, made, way, top_k=K, config=config)
             made.rename(package)
     graphs = {"cuda_graph_batches": list(batches)} if kind == "cuda" else {}
-    entry = {"compiled": {**aot.machine(kind), **graphs}, "max_length": size["length"]}
+    entry = {"compiled": {**aot.machine(kind), **graphs}, "max_length": size["length"], "top_k": K}
     return Engine(aot.open_engine(package, entry, threads, kind))
 
 
