@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from bench import card
 from bench.attained import roofline_section
-from bench.candidates import Candidate, check_answers, device_of, formulas_of, left_out, resolve
+from bench.candidates import Candidate, check_answers, device_of, formulas_of, left_out, resolve, runnable
 from bench.child import ChildFailed
 from bench.environment import environment, usable_cores
 from bench.facts import facts
@@ -49,6 +49,7 @@ def measure_all(config: BenchConfig, inputs: Mapping[str, Bound], context: Conte
     `context.by_seed`; the scorers of the first seed are timed.
     """
     found = resolve(config.compare, context.by_seed or {context.seed: inputs})
+    found, foreign = runnable(found, context.device)
     for candidate in found:
         longest = min(max(*context.evaluation.ks, LISTED, config.k), context.prepared.n_items)
         check_answers(candidate, longest, sampled_negatives=context.evaluation.sampled_negatives)
@@ -58,7 +59,7 @@ def measure_all(config: BenchConfig, inputs: Mapping[str, Bound], context: Conte
     against = next(each.name for each in found if each.bound.name == config.reference)
     timings = time_all(config, found, against, context, threads)
     unshared = left_out(config.compare, context.by_seed or {context.seed: inputs})
-    timings = replace(timings, notes=[*timings.notes, *unshared])
+    timings = replace(timings, notes=[*timings.notes, *unshared, *foreign])
     roofline, timings = _roofline(config, found, timings, context)
     users = drawn_users(context.split, config.users, context.seed)
     evidence = _judge(found, timings, context, threads, users)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.ann import INDEX, AnnConfig, write_index
-from export.variants import HALF, SPLIT, BodyKind, Split, VariantName
+from export.variants import COMPILED, HALF, SPLIT, BodyKind, Split, VariantName
 from recommender.quantization_scheme import QuantizationScheme
 
 if TYPE_CHECKING:
@@ -86,6 +86,8 @@ def cost_of(model: "SequentialRecommender", name: VariantName) -> dict[str, Any]
         return None  # what a search reads follows from the vectors; a scheme may mix widths
     if name in HALF:
         return cost_card(model, precision=name, table_precision=name)
+    if name in COMPILED:
+        return cost_card(model, precision="bf16" if COMPILED[name].half else None)
     split = SPLIT[name]
     table = "int8" if split.head == "int8" else None
     return cost_card(model, precision="int8" if split.body == "int8" else None, table_precision=table)

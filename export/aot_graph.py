@@ -1,0 +1,141 @@
+"""The canonical graph as a compiler takes it: ties by ascending row, and matrices in bfloat16 where asked."""
+
+import copy
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from transformers.pytorch_utils import Conv1D
+
+from export.graph import ScoringGraph
+from recommender.models.interface import History, SequentialRecommender
+
+LOWEST = -1e4
+"""Of an additive mask: bfloat16 rounds the lowest float32 to -inf, and then padded queries have no key."""
+BLOCK = 128
+LOW = (1 << 32) - 1
+MATRICES = (functional.linear, torch.addmm)
+CONTRACTIONS = (torch.matmul, torch.bmm, torch.Tensor.matmul, torch.Tensor.bmm, torch.Tensor.__matmul__)
+IN_FLOAT = (
+    functional.layer_norm,
+    functional.rms_norm,
+    functional.softmax,
+    torch.softmax,
+    torch.Tensor.softmax,
+)
+
+
+class CompiledGraph(nn.Module):
+    """(items int64 [B, L], seen int64 [B, S]) -> (top_items int64 [B, k], scores float32 [B, k]).
+
+    As `ScoringGraph`, with equal scores in ascending row order. `half`: matrix products and attention in
+    bfloat16, all else (norms, the stream of residuals, angles, softmax, scores and the item table) in
+    float32; the model is copied for it.
+    """
+
+    def __init__(self, model: SequentialRecommender, k: int, *, half: bool = False) -> None:
+        super().__init__()
+        self.scoring, self.half = ScoringGraph(model, k), half
+        if half:
+            self.scoring.model = with_half_matrices(model)
+
+    def forward(self, items: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """The k best rows per history and their scores, best first."""
+        with HalfProducts() if self.half else nullcontext():
+            user = self.scoring.model.user_vector(History(items))
+        return ordered_top_k(self.scoring.scores(user, seen), self.scoring.k)
+
+
+def ordered_top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """(rows int64 [B, k], scores float32 [B, k]) of scores float32 [B, n], best first, ties by ascending row.
+
+    torch leaves the order of equal scores open, so what is sorted are whole numbers that are never equal: the
+    score above, the row below. Where there are many rows, only blocks that may hold one of the best are
+    sorted: exact, as keys differ. NaN stands first, or last with its sign set.
+    """
+    batch, count = scores.shape
+    blocks = -(-count // BLOCK)
+    if blocks < 4 * k:
+        rows = torch.arange(count, device=scores.device).expand(batch, -1)
+        return _best(scores, rows, k)
+    filled = functional.pad(scores, (0, blocks * BLOCK - count), value=float("-inf"))
+    rows = torch.arange(blocks * BLOCK, device=scores.device)
+    highest = _keys(filled, rows).view(batch, blocks, BLOCK).amax(dim=2)
+    chosen = highest.topk(k, dim=1).indices.unsqueeze(2)  # [B, k, 1]
+    within = torch.arange(BLOCK, device=scores.device)
+    taken = filled.view(batch, blocks, BLOCK).gather(1, chosen.expand(-1, -1, BLOCK))
+    return _best(taken.flatten(1), (chosen * BLOCK + within).flatten(1), k)
+
+
+def _best(scores: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k best of scores [B, n] that belong to rows [B, n]."""
+    keys, places = _keys(scores, rows).topk(k, dim=1)
+    return LOW - (keys & LOW), scores.gather(1, places)
+
+
+def _keys(scores: Tensor, rows: Tensor) -> Tensor:
+    """int64: larger for a larger score, and at equal ones for a smaller row."""
+    bits = torch.where(scores == 0, torch.zeros_like(scores), scores).view(torch.int32)  # -0 equals 0
+    ascending = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+    return ascending.long() * (LOW + 1) + (LOW - rows)
+
+
+def with_half_matrices(model: SequentialRecommender) -> SequentialRecommender:
+    """A copy whose matrices are stored in bfloat16, for calls within `HalfProducts`."""
+    rounded = copy.deepcopy(model)
+    for module in rounded.modules():
+        weight = getattr(module, "weight", None)
+        if isinstance(module, nn.Linear | Conv1D) and isinstance(weight, nn.Parameter):
+            module.weight = nn.Parameter(weight.detach().to(torch.bfloat16), requires_grad=False)
+    return rounded
+
+
+class HalfProducts(TorchFunctionMode):
+    """While open, matrix products and attention take bfloat16; norms and softmax take float32.
+
+    What a product adds up, it adds up in float32, and attention has its softmax there, as kernels do. A
+    product over one number (angles of rotary embeddings) is none.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Called by torch for every one of its functions."""
+        named = dict(kwargs or {})
+        if func in MATRICES or (func in CONTRACTIONS and not _over_one(args[0])):
+            return func(*map(_half, args), **{name: _half(value) for name, value in named.items()})
+        if func is functional.scaled_dot_product_attention:
+            mask = args[3] if len(args) > 3 else named.pop("attn_mask", None)
+            query, key, value = map(_half, args[:3])
+            return func(query, key, value, _half(_bounded(mask)), *args[4:], **named)
+        if func in IN_FLOAT:
+            args = tuple(map(_float, args))
+        return func(*args, **named)
+
+
+def _over_one(left: Tensor) -> bool:
+    """Whether a product contracts over a single number, for sure."""
+    width = left.shape[-1]
+    return isinstance(width, int) and width == 1
+
+
+def _half(value: Any) -> Any:
+    floating = isinstance(value, Tensor) and value.is_floating_point()
+    return value.to(torch.bfloat16) if floating else value
+
+
+def _float(value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) and value.dtype == torch.bfloat16 else value
+
+
+def _bounded(mask: Any) -> Any:
+    floating = isinstance(mask, Tensor) and mask.is_floating_point()
+    return mask.clamp(min=LOWEST) if floating else mask
