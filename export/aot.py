@@ -228,7 +228,7 @@ class Graphs:
 
     def run(self, items: Int64, seen: Int64) -> list[Any]:
         """The outputs [B, k] of items [B, L] and seen [B, S]."""
-        shape = batch, length, width = self.shape_for(*items.shape, seen.shape[1])
+        shape = batch, length, width = self.shape_for(len(items), items.shape[1], seen.shape[1])
         if shape in self._captured:
             self._captured.move_to_end(shape)
         else:
@@ -252,7 +252,7 @@ class CudaCapture:
         """Run it a few times on a stream of its own, then capture."""
         batch, length, width = shape
         inputs = [torch.zeros((batch, n), dtype=torch.int64, device="cuda") for n in (length, width)]
-        aside = torch.cuda.Stream()
+        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             for _ in range(WARM_UP):

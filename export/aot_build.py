@@ -135,7 +135,7 @@ def build_package(
         (job / "job.json").write_text(json.dumps(config.options()), encoding="utf-8")
         compile_apart(job, name, config.timeout_seconds)
         shutil.move(job / "package.pt2", path)
-    found = torch._C._aoti.AOTIModelPackageLoader.load_metadata_from_package(str(path), "model")
+    found = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1).get_metadata()
     return {key: value for key, value in found.items() if value}
 
 
@@ -157,14 +157,11 @@ def trace(model: "SequentialRecommender", top_k: int, *, half: bool, device: str
         import copy
 
         graph = copy.deepcopy(graph).to(device)  # the caller's model stays where it is
-    given, axes = (
-        tuple(each[name] for name in contract.inputs) for each in (dummies, contract.dynamic_shapes())
-    )
+    given = tuple(dummies[name].to(device) for name in contract.inputs)
+    axes = tuple(contract.dynamic_shapes()[name] for name in contract.inputs)
     try:
         with torch.no_grad():
-            return torch.export.export(
-                graph, tuple(each.to(device) for each in given), dynamic_shapes=axes, strict=False
-            )
+            return torch.export.export(graph, given, dynamic_shapes=axes, strict=False)
     except Exception as error:  # torch's own, and whatever a model raises when it is traced
         raise StageError(
             f"torch cannot export this {type(model).__name__} for AOTInductor: {reason(error)}",

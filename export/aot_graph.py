@@ -39,13 +39,13 @@ class CompiledGraph(nn.Module):
 
     def __init__(self, model: SequentialRecommender, k: int, *, half: bool = False) -> None:
         super().__init__()
-        self.scoring, self.half = ScoringGraph(model, k), half
+        self.scoring, self.rounds = ScoringGraph(model, k), half
         if half:
             self.scoring.model = with_half_matrices(model)
 
     def forward(self, items: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
         """The k best rows per history and their scores, best first."""
-        with HalfProducts() if self.half else nullcontext():
+        with HalfProducts() if self.rounds else nullcontext():
             user = self.scoring.model.user_vector(History(items))
         return ordered_top_k(self.scoring.scores(user, seen), self.scoring.k)
 

@@ -17,22 +17,24 @@ import torch
 
 from bench.candidates import device_of, resolve, runnable
 from export import aot, aot_build
+from export.aot_build import AotConfig, compiled_entry
 from export.aot_graph import CompiledGraph
-from export.artifact import keep_variants, open_artifact
+from export.artifact import keep_variants, open_artifact, seal
+from export.gates import measure_variants
+from export.parity import ParityConfig
 from export.refresh import refresh_items, versions
 from export.runtime import Artifact, ArtifactError
-from export.stage import ExportConfig, run, settle
+from export.stage import settle
 from export.verify import verify_artifact
-from recommender.checkpoint import save_checkpoint
 from recommender.data.prepared import Prepared
 from recommender.errors import GateError, InputError
-from recommender.files import write_json
+from recommender.files import read_json, write_json
 from recommender.models.interface import SequentialRecommender
 from recommender.scoring import HistoryArrays
-from recommender.stage import Bound, Context
+from recommender.stage import Context
 from recpress.cli.app import main
 from recpress.given import bind, scorers
-from tests.export.fixtures import MAX_LENGTH, MODELS, TOP_K, left_padded, make_artifact, reseal
+from tests.export.fixtures import MAX_LENGTH, TOP_K, left_padded, reseal
 from tests.export.test_refresh import present
 from tests.recommender.fixtures import context_for
 
@@ -64,10 +66,14 @@ def made(tmp_path_factory: pytest.TempPathFactory, sasrec: SequentialRecommender
 
 
 @pytest.fixture
-def folder(made: Path, sasrec: SequentialRecommender, prepared: Prepared) -> Path:
+def folder(made: Path, exported: Path, sasrec: SequentialRecommender) -> Path:
     """An artifact with both; read only."""
     if not made.exists():
-        make_artifact(sasrec, made, prepared, variants=("fast", "aot", "aot-bf16"))
+        shutil.copytree(exported, made)
+        manifest = read_json(made / "manifest.json")
+        for name in ("aot", "aot-bf16"):
+            manifest["variants"].append(compiled_entry(name, sasrec, manifest, made, AotConfig()))
+        seal(made, manifest)
         keep_variants(made, NAMES, "fast", {})
     return made
 
@@ -178,7 +184,8 @@ def test_a_foreign_machine_is_refused_with_both_names_and_exit_code_2(own: Path,
     assert main([*command, "aot"]) == 2
     said = " ".join(capsys.readouterr().err.split())
     assert "compiled on Xeon X and may use avx1024, which this CPU" in said and "aot.pt2" in said
-    change(own, "aot", device="cuda", gpu="NVIDIA H200", capability="9.0", cuda="13.0")
+    gpu = {"gpu": "NVIDIA H200", "capability": "9.0", "cuda": "13.0"}
+    change(own, "aot", device="cuda", instructions=aot.instructions(), **gpu)
     assert main([*command, "aot"]) == 2
     assert "compiled for NVIDIA H200 (compute capability 9.0" in " ".join(capsys.readouterr().err.split())
     assert main([*command, "aot-bf16"]) == 0
@@ -228,38 +235,32 @@ def test_the_fastest_of_all_is_no_default_where_it_is_compiled() -> None:
     assert settle(measured, named=("fast", "aot", "aot-bf16")) == (NAMES, "fast")
 
 
-@pytest.fixture(scope="module")
-def student(
-    tmp_path_factory: pytest.TempPathFactory, sasrec: SequentialRecommender, prepared: Prepared
-) -> Bound:
-    folder = tmp_path_factory.mktemp("stages") / "00-student"
-    save_checkpoint(sasrec, folder / "checkpoint", prepared=prepared, model_config=MODELS["sasrec"])
-    return Bound("student", "checkpoint", folder / "checkpoint", folder)
-
-
 @pytest.fixture
 def context(tmp_path: Path, prepared: Prepared) -> Context:
     return dataclasses.replace(context_for(prepared, tmp_path, max_length=MAX_LENGTH), threads=1)
 
 
-def config(**parity: float) -> ExportConfig:
-    given = {"of": "student", "as": "onnx", "top_k": TOP_K, "variants": ["aot", "aot-bf16"]}
-    return ExportConfig.model_validate(given | {"parity": {"users": 20, "max_ndcg_change": 0.05} | parity})
+def limits(max_ndcg_change: float) -> ParityConfig:
+    return ParityConfig(users=20, batch_sizes=(7,), max_ndcg_change=max_ndcg_change)
 
 
-def test_the_stage_measures_them_as_they_run(student: Bound, context: Context) -> None:
-    metrics = run(config(), {"student": student}, context).metrics
-    found, written = metrics["variants"], entries(context.folder / "artifact")
-    assert metrics["default_variant"] == "fp32" and list(written) == ["fp32", "aot", "aot-bf16"]
+def test_the_stage_measures_them_as_they_run(
+    folder: Path, sasrec: SequentialRecommender, context: Context
+) -> None:
+    found = measure_variants(sasrec, folder, context, limits(0.05), named=NAMES)
     assert found["aot"]["parity"]["top10_overlap_outside_margin"] == 1
     assert 0 < found["aot-bf16"]["parity"]["max_score_error"] < 0.03
-    for name in ("aot", "aot-bf16"):
-        assert written[name]["parity"] == found[name]["parity"] and found[name]["speedup"]["mean"] > 0
+    assert all(found[name]["speedup"]["mean"] > 0 for name in NAMES)
+    assert settle(found, named=NAMES)[1] in ("fp32", "fast")
 
 
 @pytest.mark.parametrize("name", ["aot", "aot-bf16"])
 def test_a_package_that_ranks_otherwise_fails_the_stage(
-    student: Bound, context: Context, monkeypatch: pytest.MonkeyPatch, name: str
+    folder: Path,
+    sasrec: SequentialRecommender,
+    context: Context,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
 ) -> None:
     right = aot._load
 
@@ -271,4 +272,4 @@ def test_a_package_that_ranks_otherwise_fails_the_stage(
 
     monkeypatch.setattr(aot, "_load", wrong)
     with pytest.raises(GateError, match=rf"parity of {name} \(worst at "):
-        run(config(max_ndcg_change=1e-3), {"student": student}, context)
+        measure_variants(sasrec, folder, context, limits(1e-3), named=NAMES)
