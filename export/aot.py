@@ -28,6 +28,8 @@ EMITTED = (
 )  # fmt: skip
 """Beginnings of the names of instruction sets that a C++ compiler may use on its own (AMX is not one)."""
 
+NOT_EMITTED = {"avx512_vp2intersect"}  # some CPUs have it, and no compiler uses it unasked
+
 LENGTH_STEP = 8  # histories are filled up to a multiple: fewer shapes, fewer graphs
 MOST_SHAPES = 64  # captured at a time; the one that was not used longest goes
 WARM_UP = 3  # calls before a capture, so that libraries have allocated what they need
@@ -65,7 +67,7 @@ def _gpu() -> dict[str, Any]:
 def instructions() -> list[str]:
     """Instruction sets of this CPU that compiled code may use, sorted; none where the system tells none."""
     flags = (_cpu_line("flags") or _cpu_line("Features")).split()
-    return sorted(flag for flag in flags if flag.startswith(EMITTED))
+    return sorted(flag for flag in flags if flag.startswith(EMITTED) and flag not in NOT_EMITTED)
 
 
 def _cpu_line(name: str) -> str:
@@ -131,12 +133,11 @@ def open_engine(path: Path, entry: Mapping[str, Any], threads: int | None, devic
         raise ValueError("the manifest does not say what it was compiled for; export the artifact again")
     check_machine(told, device)
     loaded = _load(path, str(told.get("torch", "another torch")), alone=device == "cuda")
-    if device == "cpu":
-        return Package(loaded, threads=threads)
+    graphs = None
     batches = [int(size) for size in told.get("cuda_graph_batches", ())]
-    longest = int(entry["max_length"])
-    graphs = Graphs(CudaCapture(loaded), batches, longest=longest) if batches else None
-    return Package(loaded, threads=threads, graphs=graphs, device=device)
+    if device == "cuda" and batches:
+        graphs = Graphs(CudaCapture(loaded), batches, longest=int(entry["max_length"]))
+    return Package(loaded, top_k=int(entry["top_k"]), threads=threads, graphs=graphs, device=device)
 
 
 def _load(path: Path, torch_of_package: str, *, alone: bool) -> Loaded:
@@ -160,17 +161,27 @@ class Package:
     """
 
     def __init__(
-        self, loaded: Loaded, *, threads: int | None, graphs: "Graphs | None" = None, device: str = "cpu"
+        self,
+        loaded: Loaded,
+        *,
+        top_k: int,
+        threads: int | None,
+        graphs: "Graphs | None" = None,
+        device: str = "cpu",
     ) -> None:
-        self._loaded, self._threads, self._graphs, self._device = loaded, threads, graphs, device
+        self._loaded, self._top_k, self._threads = loaded, top_k, threads
+        self._graphs, self._device = graphs, device
         self._turn = threading.Lock()
         self.runtime = f"torch {torch.__version__} (AOTInductor)"
         self.per_call: tuple[int, int, int] | None = ON_A_GPU if device == "cuda" else None
 
     def run(self, outputs: Sequence[str], given: Mapping[str, Any]) -> list[Any]:
         """`top_items` int64 and `scores` float32 [B, k] of `items` int64 [B, L] and `seen` int64 [B, S]."""
-        items, seen = (np.ascontiguousarray(given[name], np.int64) for name in ("items", "seen"))
-        if self._device == "cpu":
+        items, seen = (np.require(given[name], np.int64, ["C", "W"]) for name in ("items", "seen"))
+        if not len(items):  # compiled for one user and more
+            nobody = (0, self._top_k)
+            answer: list[Any] = [np.zeros(nobody, np.int64), np.zeros(nobody, np.float32)]
+        elif self._device == "cpu":
             answer = self._on_cpu(items, seen)
         else:
             with self._turn:  # one stream, and buffers that graphs share

@@ -130,7 +130,7 @@ def build_package(
     with tempfile.TemporaryDirectory(prefix="recpress-aot-") as scratch:
         job = Path(scratch)
         program = trace(model, top_k, half=COMPILED[name].half, device=config.device)
-        torch.export.save(program, job / "program.pt2")
+        save_program(program, job / "program.pt2")
         del program
         (job / "job.json").write_text(json.dumps(config.options()), encoding="utf-8")
         compile_apart(job, name, config.timeout_seconds)
@@ -167,6 +167,28 @@ def trace(model: "SequentialRecommender", top_k: int, *, half: bool, device: str
             f"torch cannot export this {type(model).__name__} for AOTInductor: {reason(error)}",
             where="export", fix=TRACEABLE,
         ) from error  # fmt: skip
+
+
+def save_program(program: Any, path: Path) -> None:
+    """Write an exported program for the process that compiles it.
+
+    `torch.export.save` (2.13) fails at an empty tensor with a storage that is not empty, as a file of weights
+    gives it, and writes whole storages of views: each gets a storage of its own, the same ones the same.
+    """
+    import torch
+
+    own: dict[Any, torch.Tensor] = {}
+    for values in (program.state_dict, program.constants):
+        for name, value in values.items():
+            if not isinstance(value, torch.Tensor):
+                continue
+            same = (value.data_ptr(), value.dtype, value.shape, value.stride())
+            if same not in own:
+                own[same] = value.detach().clone()
+            fresh = own[same]
+            is_parameter = isinstance(value, torch.nn.Parameter)
+            values[name] = torch.nn.Parameter(fresh, requires_grad=False) if is_parameter else fresh
+    torch.export.save(program, path)
 
 
 def compile_apart(job: Path, name: str, seconds: float) -> None:

@@ -20,7 +20,8 @@ def cpu_info(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "cpuinfo"
     monkeypatch.setattr(aot, "CPU_INFO", path)
     path.write_text(
-        "processor : 0\nmodel name\t: Xeon A\nflags\t\t: fpu avx2 avx512f amx_tile sse4_2 vme\n\n"
+        "processor : 0\nmodel name\t: Xeon A\n"
+        "flags\t\t: fpu avx2 avx512f amx_tile avx512_vp2intersect sse4_2 vme\n\n"
     )
     return path
 
@@ -87,13 +88,13 @@ def test_another_gpu_or_cuda_is_refused_by_both_names(monkeypatch: pytest.Monkey
 
 def test_a_torch_that_cannot_load_it_is_named_with_the_one_that_made_it(tmp_path: Path) -> None:
     (tmp_path / "a.pt2").write_bytes(b"no package" * 20)
-    entry = {"compiled": machine("cpu") | {"torch": "9.9"}, "max_length": 5}
+    entry = {"compiled": machine("cpu") | {"torch": "9.9"}, "max_length": 5, "top_k": 3}
     with pytest.raises(
         ValueError, match=rf"torch {re.escape(torch.__version__)} cannot load it .*with torch 9\.9"
     ):
         open_engine(tmp_path / "a.pt2", entry, None, "cpu")
     with pytest.raises(ValueError, match="does not say what it was compiled for"):
-        open_engine(tmp_path / "a.pt2", {"max_length": 5}, None, "cpu")
+        open_engine(tmp_path / "a.pt2", {"max_length": 5, "top_k": 3}, None, "cpu")
 
 
 def doubled(inputs: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -105,14 +106,24 @@ def doubled(inputs: list[torch.Tensor]) -> list[torch.Tensor]:
 def test_a_package_answers_by_name_with_the_threads_that_were_asked_for() -> None:
     before = torch.get_num_threads()
     try:
-        package = Package(doubled, threads=2)
+        package = Package(doubled, top_k=3, threads=2)
         given = {"seen": np.ones((2, 1), np.int64), "items": np.arange(6, dtype=np.int32).reshape(2, 3)}
+        given["items"].flags.writeable = False  # as a mapped file is
         (scores,) = package.run(["scores"], given)
         rows, _ = package.run(OUTPUTS, given)
         assert scores.dtype == np.float32 and rows.tolist() == [[0, 2, 4], [6, 8, 10]]
         assert torch.get_num_threads() == 2 and "AOTInductor" in package.runtime and package.per_call is None
     finally:
         torch.set_num_threads(before)
+
+
+def test_nobody_gets_no_lists() -> None:
+    rows, scores = Package(doubled, top_k=3, threads=1).run(
+        OUTPUTS, {"items": np.zeros((0, 4), np.int64), "seen": np.zeros((0, 1), np.int64)}
+    )
+    assert (rows.shape, rows.dtype) == ((0, 3), np.int64) and (scores.shape, scores.dtype) == (
+        (0, 3), np.float32,
+    )  # fmt: skip
 
 
 class Capture:
@@ -184,7 +195,7 @@ def test_on_a_gpu_small_batches_are_replayed_and_large_ones_launched(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With the CPU in the place of the GPU."""
-    package = Package(doubled, threads=None, graphs=Graphs(Capture(), [2], longest=9), device="meta")
+    package = Package(doubled, top_k=3, threads=None, graphs=Graphs(Capture(), [2], longest=9), device="meta")
     package._device = "cpu:0"
     answer = package.run(OUTPUTS, {"items": np.ones((2, 3), np.int64), "seen": np.ones((2, 1), np.int64)})
     assert answer[0].shape == (2, 8)  # what the fake graph was replayed with

@@ -11,13 +11,21 @@ import pytest
 import torch
 
 from export import aot_build
-from export.aot_build import AotConfig, build_package, check_build, compile_apart, require_compiler, trace
+from export.aot_build import (
+    AotConfig,
+    build_package,
+    check_build,
+    compile_apart,
+    require_compiler,
+    save_program,
+    trace,
+)
 from export.stage import ExportConfig
 from export.variants import COMPILED, is_lossy, may_be_default, to_try
 from recommender.errors import InputError, StageError
 from recommender.models.interface import Hidden, History, SequentialRecommender
 from recpress import doctor
-from tests.export.fixtures import N_ITEMS, TOP_K, OnlyVectors
+from tests.export.fixtures import N_ITEMS, TOP_K, OnlyVectors, make_artifact
 
 
 def test_they_come_by_name_only_and_are_never_the_default() -> None:
@@ -55,8 +63,6 @@ def test_a_gpu_that_is_not_there_is_told_before_the_work(monkeypatch: pytest.Mon
 def test_a_compiler_that_is_missing_stops_the_export_before_anything_is_written(
     monkeypatch: pytest.MonkeyPatch, sasrec: SequentialRecommender, prepared, tmp_path: Path
 ) -> None:
-    from tests.export.fixtures import make_artifact
-
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(InputError, match="the variants aot and aot-bf16 are compiled with"):
         make_artifact(sasrec, tmp_path / "artifact", prepared, variants=("aot",))
@@ -152,6 +158,30 @@ def test_a_model_that_cannot_be_traced_is_told_why() -> None:
     model.n_items, model.max_length = N_ITEMS, 5
     with pytest.raises(StageError, match="torch cannot export this Branching for AOTInductor"):
         trace(model, TOP_K, half=False, device="cpu")
+
+
+class Read(torch.nn.Module):
+    """Weights as a file of them gives them: views of one storage, an empty one too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        storage = torch.arange(1000.0)
+        self.weight = torch.nn.Parameter(storage[10:16].view(2, 3))
+        self.register_buffer("table", self.weight.detach())
+        self.register_buffer("prefix", storage[20:20].view(0, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat((self.prefix, x @ self.weight.T @ self.table))
+
+
+def test_weights_reach_the_compiler_once_and_without_the_storage_around_them(tmp_path: Path) -> None:
+    program = torch.export.export(Read(), (torch.ones(4, 3),))
+    save_program(program, tmp_path / "program.pt2")
+    read = torch.export.load(tmp_path / "program.pt2")
+    assert torch.equal(read.module()(torch.ones(4, 3)), Read()(torch.ones(4, 3)))
+    stored = read.state_dict
+    assert stored["weight"].untyped_storage().data_ptr() == stored["table"].untyped_storage().data_ptr()
+    assert stored["weight"].untyped_storage().nbytes() == 6 * 4
 
 
 def test_the_child_compiles_what_a_job_folder_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
