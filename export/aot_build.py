@@ -152,7 +152,9 @@ def trace(model: "SequentialRecommender", top_k: int, *, half: bool, device: str
 
     contract = ScoringExporterConfig(ScoringSizes(model.n_items, model.max_length, top_k))
     dummies = contract.generate_dummy_inputs(framework="pt")
-    graph = CompiledGraph(model.cpu(), top_k, half=half).eval()
+    # bfloat16 attention without matrix units for it is slower than float32, and less exact
+    half_attention = device != "cpu" or torch.cpu._is_amx_tile_supported()
+    graph = CompiledGraph(model.cpu(), top_k, half=half, half_attention=half_attention).eval()
     if device != "cpu":
         import copy
 

@@ -20,6 +20,7 @@ BLOCK = 128
 LOW = (1 << 32) - 1
 MATRICES = (functional.linear, torch.addmm)
 CONTRACTIONS = (torch.matmul, torch.bmm, torch.Tensor.matmul, torch.Tensor.bmm, torch.Tensor.__matmul__)
+ANGLES = (torch.cos, torch.sin, torch.Tensor.cos, torch.Tensor.sin)
 IN_FLOAT = (
     functional.layer_norm,
     functional.rms_norm,
@@ -32,20 +33,22 @@ IN_FLOAT = (
 class CompiledGraph(nn.Module):
     """(items int64 [B, L], seen int64 [B, S]) -> (top_items int64 [B, k], scores float32 [B, k]).
 
-    As `ScoringGraph`, with equal scores in ascending row order. `half`: matrix products and attention in
-    bfloat16, all else (norms, the stream of residuals, angles, softmax, scores and the item table) in
-    float32; the model is copied for it.
+    As `ScoringGraph`, with equal scores in ascending row order. `half`: matrix products in bfloat16, and
+    attention with `half_attention`; all else (norms, the stream of residuals, angles, softmax, scores and the
+    item table) in float32; the model is copied for it.
     """
 
-    def __init__(self, model: SequentialRecommender, k: int, *, half: bool = False) -> None:
+    def __init__(
+        self, model: SequentialRecommender, k: int, *, half: bool = False, half_attention: bool = True
+    ) -> None:
         super().__init__()
-        self.scoring, self.rounds = ScoringGraph(model, k), half
+        self.scoring, self.rounds, self.half_attention = ScoringGraph(model, k), half, half_attention
         if half:
             self.scoring.model = with_half_matrices(model)
 
     def forward(self, items: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
         """The k best rows per history and their scores, best first."""
-        with HalfProducts() if self.rounds else nullcontext():
+        with AnglesOnce(), HalfProducts(self.half_attention) if self.rounds else nullcontext():
             user = self.scoring.model.user_vector(History(items))
         return ordered_top_k(self.scoring.scores(user, seen), self.scoring.k)
 
@@ -54,8 +57,9 @@ def ordered_top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """(rows int64 [B, k], scores float32 [B, k]) of scores float32 [B, n], best first, ties by ascending row.
 
     torch leaves the order of equal scores open, so what is sorted are whole numbers that are never equal: the
-    score above, the row below. Where there are many rows, only blocks that may hold one of the best are
-    sorted: exact, as keys differ. NaN stands first, or last with its sign set.
+    score above, the row below. Where there are many rows, only the k blocks with the largest maxima are
+    sorted, the lower one of equal ones: whatever stands in another block is behind the best of each of them.
+    NaN stands first, or last with its sign set.
     """
     batch, count = scores.shape
     blocks = -(-count // BLOCK)
@@ -63,11 +67,11 @@ def ordered_top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
         rows = torch.arange(count, device=scores.device).expand(batch, -1)
         return _best(scores, rows, k)
     filled = functional.pad(scores, (0, blocks * BLOCK - count), value=float("-inf"))
-    rows = torch.arange(blocks * BLOCK, device=scores.device)
-    highest = _keys(filled, rows).view(batch, blocks, BLOCK).amax(dim=2)
+    filled = filled.view(batch, blocks, BLOCK)
+    highest = _keys(filled.amax(dim=2), torch.arange(blocks, device=scores.device))
     chosen = highest.topk(k, dim=1).indices.unsqueeze(2)  # [B, k, 1]
     within = torch.arange(BLOCK, device=scores.device)
-    taken = filled.view(batch, blocks, BLOCK).gather(1, chosen.expand(-1, -1, BLOCK))
+    taken = filled.gather(1, chosen.expand(-1, -1, BLOCK))
     return _best(taken.flatten(1), (chosen * BLOCK + within).flatten(1), k)
 
 
@@ -94,12 +98,38 @@ def with_half_matrices(model: SequentialRecommender) -> SequentialRecommender:
     return rounded
 
 
+class AnglesOnce(TorchFunctionMode):
+    """While open, sines and cosines are written to memory.
+
+    The compiler (inductor 2.13) takes them for cheap and computes them anew for every number that an angle
+    turns: each block, head and user. It does not look into a product, and one with the identity is exact.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Called by torch for every one of its functions."""
+        found = func(*args, **(kwargs or {}))
+        if func in ANGLES and found.dtype == torch.float32 and isinstance(found.shape[-1], int):
+            return found @ torch.eye(found.shape[-1], device=found.device)
+        return found
+
+
 class HalfProducts(TorchFunctionMode):
-    """While open, matrix products and attention take bfloat16; norms and softmax take float32.
+    """While open, matrix products take bfloat16, attention too unless told otherwise; norms and softmax take
+    float32.
 
     What a product adds up, it adds up in float32, and attention has its softmax there, as kernels do. A
     product over one number (angles of rotary embeddings) is none.
     """
+
+    def __init__(self, attention: bool = True) -> None:
+        super().__init__()
+        self.attention = attention
 
     def __torch_function__(
         self,
@@ -114,8 +144,11 @@ class HalfProducts(TorchFunctionMode):
             return func(*map(_half, args), **{name: _half(value) for name, value in named.items()})
         if func is functional.scaled_dot_product_attention:
             mask = args[3] if len(args) > 3 else named.pop("attn_mask", None)
-            query, key, value = map(_half, args[:3])
-            return func(query, key, value, _half(_bounded(mask)), *args[4:], **named)
+            if self.attention:
+                taken = [*map(_half, args[:3]), _half(_bounded(mask))]
+            else:
+                taken = [*map(_float, args[:3]), mask]
+            return func(*taken, *args[4:], **named)
         if func in IN_FLOAT:
             args = tuple(map(_float, args))
         return func(*args, **named)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from export.aot_graph import BLOCK, CompiledGraph, HalfProducts, ordered_top_k, with_half_matrices
+from export.aot_graph import BLOCK, AnglesOnce, CompiledGraph, HalfProducts, ordered_top_k, with_half_matrices
 from export.graph import ScoringGraph
 from recommender.models.interface import History
 from tests.export.fixtures import MAX_LENGTH, MODELS, TOP_K, left_padded, tiny_model
@@ -89,6 +89,30 @@ def test_only_products_round_and_norms_do_not() -> None:
         assert outer.dtype == torch.float32 and torch.equal(outer, torch.mul(x[:, :1], w[:1]))
         assert torch.nn.functional.layer_norm(x.bfloat16(), (8,)).dtype == torch.float32
         assert torch.softmax(x.bfloat16(), dim=1).dtype == torch.float32
+
+
+def test_attention_may_stay_in_float32() -> None:
+    q, mask = torch.randn(1, 1, 3, 8), torch.zeros(3, 3)
+    plain = torch.nn.functional.scaled_dot_product_attention(q, q, q, mask)
+    with HalfProducts(attention=False):
+        mixed = torch.nn.functional.scaled_dot_product_attention(q, q, q, attn_mask=mask)
+    assert torch.equal(mixed, plain)
+
+
+def test_angles_are_written_to_memory_unchanged() -> None:
+    angles = torch.randn(2, 5, 16) * 30
+    with AnglesOnce(), HalfProducts():
+        assert torch.equal(angles.cos(), torch.cos(angles)) and torch.equal(torch.sin(angles), angles.sin())
+        found = angles.cos()
+    assert torch.equal(found, angles.cos())
+    program = torch.export.export(Cosine(), (angles,))
+    assert "matmul" in program.graph_module.code  # which a compiler does not fuse
+
+
+class Cosine(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with AnglesOnce():
+            return x.cos()
 
 
 def test_a_mask_at_the_end_of_float32_leaves_no_query_without_a_key() -> None:
