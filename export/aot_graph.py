@@ -1,6 +1,7 @@
 """The canonical graph as a compiler takes it: ties by ascending row, and matrices in bfloat16 where asked."""
 
 import copy
+import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
@@ -16,7 +17,6 @@ from recommender.models.interface import History, SequentialRecommender
 
 LOWEST = -1e4
 """Of an additive mask: bfloat16 rounds the lowest float32 to -inf, and then padded queries have no key."""
-BLOCK = 128
 LOW = (1 << 32) - 1
 MATRICES = (functional.linear, torch.addmm)
 CONTRACTIONS = (torch.matmul, torch.bmm, torch.Tensor.matmul, torch.Tensor.bmm, torch.Tensor.__matmul__)
@@ -62,17 +62,23 @@ def ordered_top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     NaN stands first, or last with its sign set.
     """
     batch, count = scores.shape
-    blocks = -(-count // BLOCK)
+    size = block_size(count, k)
+    blocks = -(-count // size)
     if blocks < 4 * k:
         rows = torch.arange(count, device=scores.device).expand(batch, -1)
         return _best(scores, rows, k)
-    filled = functional.pad(scores, (0, blocks * BLOCK - count), value=float("-inf"))
-    filled = filled.view(batch, blocks, BLOCK)
+    filled = functional.pad(scores, (0, blocks * size - count), value=float("-inf"))
+    filled = filled.view(batch, blocks, size)
     highest = _keys(filled.amax(dim=2), torch.arange(blocks, device=scores.device))
     chosen = highest.topk(k, dim=1).indices.unsqueeze(2)  # [B, k, 1]
-    within = torch.arange(BLOCK, device=scores.device)
-    taken = filled.gather(1, chosen.expand(-1, -1, BLOCK))
-    return _best(taken.flatten(1), (chosen * BLOCK + within).flatten(1), k)
+    within = torch.arange(size, device=scores.device)
+    taken = filled.gather(1, chosen.expand(-1, -1, size))
+    return _best(taken.flatten(1), (chosen * size + within).flatten(1), k)
+
+
+def block_size(count: int, k: int) -> int:
+    """A power of two near the square root of count / k: then blocks and what is left of them are few."""
+    return 1 << max(3, round(math.log2(math.sqrt(count / k))))
 
 
 def _best(scores: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from export.aot_graph import BLOCK, AnglesOnce, CompiledGraph, HalfProducts, ordered_top_k, with_half_matrices
+from export.aot_graph import AnglesOnce, CompiledGraph, HalfProducts, ordered_top_k, with_half_matrices
 from export.graph import ScoringGraph
 from recommender.models.interface import History
 from tests.export.fixtures import MAX_LENGTH, MODELS, TOP_K, left_padded, tiny_model
@@ -14,7 +14,9 @@ def by_row(scores: torch.Tensor, k: int) -> torch.Tensor:
     return torch.sort(-scores, dim=1, stable=True).indices[:, :k]
 
 
-@pytest.mark.parametrize(("count", "k"), [(1, 1), (40, 15), (3000, 5), (4 * 7 * BLOCK, 7), (4001, 7)])
+@pytest.mark.parametrize(
+    ("count", "k"), [(1, 1), (40, 15), (3000, 5), (4 * 7 * 32, 7), (4001, 7), (12_102, 20)]
+)
 def test_equal_scores_stand_by_ascending_row(count: int, k: int) -> None:
     torch.manual_seed(count)
     scores = torch.randint(-3, 4, (9, count)) / 7  # many ties, negative ones and zeros as well
