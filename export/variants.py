@@ -96,8 +96,8 @@ COMPILED: dict[VariantName, Compiled] = {
     "aot-bf16": Compiled(
         "bf16",
         True,
-        "the same with matrix products and attention in bfloat16; norms, softmax, angles, scores and the "
-        "item table in float32; ranks otherwise",
+        "the same with matrix products in bfloat16, and attention where there are matrix units for it; norms, "
+        "softmax, angles, scores and the item table in float32; ranks otherwise",
     ),
 }
 """By name only and never the default, as they need torch and one kind of machine; last of all."""
