@@ -118,6 +118,13 @@ def _in_every_way(ref: ScorerRef, ways: Sequence[Way]) -> list[ScorerRef]:
     return [ref if way == EAGER else replace(ref, options={**ref.options, "way": way}) for way in ways]
 
 
+def runnable(found: Sequence[Candidate], device: str) -> tuple[list[Candidate], list[str]]:
+    """The candidates that run where only `device` is used, and in sentences those that do not."""
+    foreign = [each for each in found if each.ref.device not in (None, "cpu", device)]
+    said = [f"{each.name} is not compared: it runs on {each.ref.device} only." for each in foreign]
+    return [each for each in found if each not in foreign], said
+
+
 def _way(ref: ScorerRef) -> str:
     """What tells the scorers of one name apart."""
     return str(ref.options.get("variant") or ref.options.get("way") or ref.runtime)
@@ -193,7 +200,11 @@ def _check_way_answers(candidate: Candidate, sampled_negatives: int | None) -> N
 
 
 def device_of(ref: ScorerRef, wanted: str) -> str:
-    """The device to open a scorer on: the wanted one, or cpu for an onnxruntime that was built without it."""
+    """The device to open a scorer on: the wanted one, its own where it has but one, or cpu for an onnxruntime
+    that was built without it.
+    """
+    if ref.device is not None:
+        return ref.device
     if ref.runtime != "onnxruntime" or wanted != "cuda":
         return wanted
     import onnxruntime

@@ -16,6 +16,7 @@ from bench.candidates import (
     formulas_of,
     left_out,
     resolve,
+    runnable,
 )
 from bench.child import ChildFailed
 from bench.environment import environment, usable_cores
@@ -59,6 +60,7 @@ def measure_all(config: BenchConfig, inputs: Mapping[str, Bound], context: Conte
     for way in config.torch:
         check_way(way, context.device)
     found = resolve(config.compare, context.by_seed or {context.seed: inputs}, config.torch)
+    found, foreign = runnable(found, context.device)
     for candidate in found:
         longest = min(max(*context.evaluation.ks, LISTED, config.k), context.prepared.n_items)
         check_answers(candidate, longest, sampled_negatives=context.evaluation.sampled_negatives)
@@ -68,7 +70,7 @@ def measure_all(config: BenchConfig, inputs: Mapping[str, Bound], context: Conte
     against = next(each.name for each in found if each.bound.name == config.reference)
     timings = time_all(config, found, against, context, threads)
     unshared = left_out(config.compare, context.by_seed or {context.seed: inputs})
-    timings = replace(timings, notes=[*timings.notes, *unshared])
+    timings = replace(timings, notes=[*timings.notes, *unshared, *foreign])
     roofline, timings = _roofline(config, found, timings, context)
     users = drawn_users(context.split, config.users, context.seed)
     evidence = _judge(found, timings, context, threads, users)

@@ -11,6 +11,8 @@
       head-exact.onnx    user vectors to lists (`export.head`), head-int8.onnx likewise
       item_table.recorded.npy, ...scales.npy: the item table as the checkpoint's scheme says, in few bits
       ann.faiss          an approximate index of the item vectors (`export.ann`), where it is asked for
+      aot.pt2            the canonical graph compiled for one kind of machine (`export.aot_build`) and
+                         aot-bf16.pt2, where they are asked for; runtime_aot.py beside runtime.py opens them
       golden.json        made-up requests and their answers
 
 `card.md` is written later from measured numbers and is the one file that no digest covers.
@@ -28,11 +30,12 @@ import numpy as np
 
 from export import runtime
 from export.ann import AnnConfig
+from export.aot_build import AotConfig, check_build, compiled_entry
 from export.catalogue import catalogue_name, write_catalogue
 from export.entries import BODY, RECORDED, cost_of, told_of_bits, variant_entry, write_bodies
 from export.recorded_table import record
 from export.runtime import Artifact, ArtifactError
-from export.variants import CANONICAL, VariantName, scheme_problem, to_try
+from export.variants import CANONICAL, COMPILED, VariantName, scheme_problem, to_try
 from recommender.checkpoint import body_parameters, stored_parameters
 from recommender.data.prepared import Prepared
 from recommender.errors import InputError, StageError, require
@@ -74,21 +77,25 @@ def write_artifact(
     variants: Sequence[VariantName] | None = None,
     int8_users: int = 1,
     ann: AnnConfig | None = None,
+    aot: AotConfig | None = None,
     quantization: Quantization | None = None,
 ) -> "OnnxFacts":
     """Export `model` and write the whole folder in one step; an older one at the same place is replaced.
 
     `variants`: besides the canonical graph; None: whichever may pay (`export.variants.to_try`). `int8_users`:
-    most users in a call of a body with dynamic 8-bit inputs. `ann`: of the approximate index.
-    `quantization`: what the checkpoint records. What the canonical graph came to is returned. Raises
-    InputError when top_k does not fit the catalogue, an index cannot be made, or the scheme does not fit a
-    variant, StageError when the model cannot be exported.
+    most users in a call of a body with dynamic 8-bit inputs. `ann`: of the approximate index. `aot`: of the
+    compiled variants. `quantization`: what the checkpoint records. What the canonical graph came to is
+    returned. Raises InputError when top_k does not fit the catalogue, an index cannot be made, the scheme
+    does not fit a variant, or there is nothing here to compile with, StageError when the model cannot be
+    exported or compiled.
     """
     from export.onnx import export_onnx
 
     names = to_try(variants, model.n_items)
     if "ann" in names:
         require("faiss", extra="ann", for_="the variant ann")  # before the work, not after it
+    if not {*COMPILED}.isdisjoint(names):
+        check_build(aot or AotConfig())
     scheme = None if quantization is None else quantization.scheme
     for variant in names:
         if wrong := scheme_problem(variant, None if scheme is None else scheme.summary, origin.name):
@@ -111,7 +118,10 @@ def write_artifact(
         shutil.copyfile(runtime.__file__, temporary / "runtime.py")
         manifest = _manifest(model, prepared, origin, facts, top_k)
         for name in names[1:]:
-            entry = variant_entry(name, manifest, bodies, catalogue, ann or AnnConfig(), bits)
+            if name in COMPILED:
+                entry = compiled_entry(name, model, manifest, temporary, aot or AotConfig())
+            else:
+                entry = variant_entry(name, manifest, bodies, catalogue, ann or AnnConfig(), bits)
             told = told_of_bits(name, scheme, int8_users)
             manifest["variants"].append(entry | told | {"cost": cost_of(model, name, scheme)})
         seal(temporary, manifest)
@@ -275,7 +285,7 @@ def open_artifact(
     *,
     variant: str | None = None,
     threads: int | None = None,
-    device: str = "cpu",
+    device: str | None = None,
     verify: bool = True,
     version: int | None = None,
 ) -> Artifact:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from export.ann import INDEX, AnnConfig, write_index
 from export.recorded_table import table_entry
-from export.variants import HALF, SPLIT, BodyKind, HeadKind, Split, VariantName
+from export.variants import COMPILED, HALF, SPLIT, BodyKind, HeadKind, Split, VariantName
 from recommender.quantization_scheme import QuantizationScheme, TableBits
 
 if TYPE_CHECKING:
@@ -103,6 +103,8 @@ def cost_of(
         return scheme_cost_card(model, scheme, own_table=own_table)
     if name in HALF:
         return cost_card(model, precision=name, table_precision=name)
+    if name in COMPILED:
+        return cost_card(model, precision="bf16" if COMPILED[name].half else None)
     split = SPLIT[name]
     table = None if split.head == "exact" else split.head
     return cost_card(model, precision="int8" if split.body == "int8" else None, table_precision=table)

@@ -39,7 +39,7 @@ def measure_variants(
     for entry in Artifact(folder, verify=False).manifest["variants"]:
         name = str(entry["name"])
         found = measured.setdefault(name, judge.rounded(entry) if name in HALF else {})
-        if not entry.get("on_cpu", True):
+        if not (entry.get("on_cpu", True) or "device" in entry):
             continue
         try:
             opened = Artifact(folder, variant=name, threads=context.threads, verify=False)
@@ -51,7 +51,8 @@ def measure_variants(
             gate_recall(found["recall"], entry)
         try:
             found["parity_here" if name in HALF else "parity"] = judge.parity(name, opened)
-            served[name] = opened
+            if entry.get("on_cpu", True):  # a GPU is not raced against a CPU
+                served[name] = opened
         except (GateError, ArtifactError) as error:
             _leave_out(name, named, found, error)
     for name, ratios in speedups(served, as_is, reference=CANONICAL).items():

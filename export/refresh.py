@@ -25,7 +25,7 @@ from export.onnx import save_onnx
 from export.proof import prove_rows, prove_variants
 from export.recorded_table import record_again
 from export.runtime import ArtifactError, FewBits, Float32, catalogue_files
-from export.variants import CANONICAL, HALF, SPLIT
+from export.variants import CANONICAL, COMPILED, HALF, SPLIT
 from export.versions import held, highest_version, publish, staged, versions
 from recommender.data.prepare import catalogue_digest
 from recommender.errors import GateError, InputError, StageError, is_disk_full
@@ -122,8 +122,15 @@ def restore(folder: Path, version: int) -> None:
 
 def _check(folder: Path, manifest: Mapping[str, Any], items: pl.DataFrame, vectors: Float32) -> None:
     width, limit, where = manifest["catalogue"]["width"], manifest["variants"][0]["top_k"], "item vectors"
-    unknown = {entry["name"] for entry in manifest["variants"]} - {CANONICAL, *SPLIT, *HALF}
-    if unknown:
+    names = {entry["name"] for entry in manifest["variants"]}
+    if compiled := [name for name in COMPILED if name in names]:
+        raise InputError(
+            f"its variants {', '.join(compiled)} hold the item table within compiled code, which takes the "
+            "model to be made anew",
+            where=str(folder),
+            fix="export the artifact again, or once without them, and refresh that one",
+        )
+    if unknown := names - {CANONICAL, *SPLIT, *HALF}:
         raise InputError(
             f"its variants {', '.join(sorted(unknown))} are unknown to this recpress",
             where=str(folder),

@@ -218,11 +218,12 @@ class Session(Protocol):
         """The named outputs, numpy in and out."""
 
 
-ENGINES: dict[str, str] = {}
+ENGINES: dict[str, str] = {".pt2": "aot"}
 """Suffix of a graph that is not onnxruntime's -> the module that opens it: beside this file in the package, a
 copy named `runtime_MODULE.py` beside it in an artifact. It has `open_engine(path, entry, threads, device)`,
 where `entry` is the variant's in the manifest, and raises a ValueError for what does not fit; what it opens
-says in `runtime` which engine it is."""
+says in `runtime` which engine it is, and perhaps in `per_call` up to how many (tokens, tokens of padding,
+scores) a batch stays whole."""
 
 
 class Body(NamedTuple):
@@ -319,7 +320,8 @@ class Artifact:
     """One variant of an artifact, open for scoring.
 
     `verify`: compare the SHA-256 of every file (sizes only when False). `threads`: of one call; None leaves
-    the choice to onnxruntime. `device`: cpu or cuda. `version`: of the catalogue; None: the one in use.
+    the choice to onnxruntime. `device`: cpu or cuda; None: the only one that the variant runs on, else cpu.
+    `version`: of the catalogue; None: the one in use.
     Raises ArtifactError for whatever does not fit.
     """
 
@@ -329,7 +331,7 @@ class Artifact:
         *,
         variant: str | None = None,
         threads: int | None = None,
-        device: str = "cpu",
+        device: str | None = None,
         verify: bool = True,
         version: int | None = None,
     ) -> None:
@@ -343,6 +345,7 @@ class Artifact:
         if self.variant not in variants:
             raise ArtifactError(f"no variant {self.variant!r} in {folder} (it has: {', '.join(variants)})")
         chosen = variants[self.variant]
+        device = device or str(chosen.get("device", "cpu"))
         if device == "cpu" and not chosen.get("on_cpu", True):
             able = [name for name, entry in variants.items() if entry.get("on_cpu", True)]
             raise ArtifactError(
@@ -351,7 +354,7 @@ class Artifact:
             )
         self.limit, self.max_length = int(chosen["top_k"]), int(chosen["max_length"])
         self.users_per_call: int | None = chosen.get("users_per_call")
-        self._open_with = (threads, device)
+        self._open_with = (threads, device)  # graphs of onnxruntime
         self._opening = threading.Lock()
         self._read_catalogue(chosen)
         self.graph = self._open_graph(chosen) if "graph" in chosen else None
@@ -405,8 +408,10 @@ class Artifact:
         if path.suffix not in ENGINES:
             session: Session = self._session(chosen["graph"])
             return session
+        threads, device = self._open_with
+        self._open_with = (threads, "cpu")  # what onnxruntime does beside another engine, it does there
         try:
-            opened: Session = _engine(path.suffix).open_engine(path, chosen, *self._open_with)
+            opened: Session = _engine(path.suffix).open_engine(path, chosen, threads, device)
         except ValueError as error:
             raise ArtifactError(f"{path} cannot be opened here: {error}") from error
         return opened
@@ -634,15 +639,17 @@ class Artifact:
         if len(items) == 1:  # nothing to sort: a single request is not to pay for it
             yield np.zeros(1, np.int64), items.shape[1] - int(real[0].argmax()) if real.any() else 1
             return
+        usual = (TOKENS_PER_CALL, PADDING_PER_CALL, SCORES_PER_CALL)
+        tokens, most_padding, scores = getattr(self.graph, "per_call", None) or usual
         lengths = np.where(real.any(axis=1), items.shape[1] - real.argmax(axis=1), 0)
         order = np.argsort(-lengths, kind="stable")
         ordered, filled, start = lengths[order], int((lengths > 0).sum()), 0
         while start < len(order):
             width, stop = max(int(ordered[start]), 1), filled if start < filled else len(order)
-            size = max(1, min(TOKENS_PER_CALL // width, SCORES_PER_CALL // (self.n_items + 1)))
+            size = max(1, min(tokens // width, scores // (self.n_items + 1)))
             size = min(size, self.users_per_call or size)
             padding = np.cumsum(width - np.maximum(ordered[start : min(start + size, stop)], 1))
-            stop = start + int(np.searchsorted(padding, PADDING_PER_CALL, side="right"))
+            stop = start + int(np.searchsorted(padding, most_padding, side="right"))
             yield order[start:stop], width
             start = stop
 
@@ -697,8 +704,16 @@ def _used_columns(seen: Int64) -> Int64:
 
 def _engine(suffix: str) -> Any:
     """The module that opens graphs of this suffix."""
-    name = ENGINES[suffix]
-    return importlib.import_module(f"export.{name}" if __name__ == "export.runtime" else f"runtime_{name}")
+    name = f"export.{ENGINES[suffix]}" if __name__ == "export.runtime" else f"runtime_{ENGINES[suffix]}"
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name == name:
+            raise ArtifactError(f"{name}.py is missing beside runtime.py; copy the artifact again") from error
+        raise ArtifactError(
+            f"a graph {suffix} is run with {error.name}, which is not installed: pip install {error.name}, "
+            "or open another variant"
+        ) from error
 
 
 def _run(session: Session, outputs: Sequence[str], given: dict[str, Any]) -> Any:
@@ -732,7 +747,7 @@ def open_session(path: Path, threads: int | None, device: str) -> onnxruntime.In
 
 
 def open_scorer(
-    path: Path, *, variant: str | None = None, threads: int | None = None, device: str = "cpu"
+    path: Path, *, variant: str | None = None, threads: int | None = None, device: str | None = None
 ) -> Artifact:
     """Open an artifact as a scorer."""
     return Artifact(path, variant=variant, threads=threads, device=device)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from export.ann import AnnConfig
+from export.aot_build import AotConfig
 from export.parity import ParityConfig
-from export.variants import CANONICAL, VariantName, is_lossy, scheme_problem
+from export.variants import CANONICAL, VariantName, may_be_default, scheme_problem
 from recommender.errors import InputError
 from recommender.quantization_scheme import read_quantization
 from recommender.stage import Bound, Context, Outputs, Shape, StageConfig
@@ -43,7 +44,7 @@ class ExportConfig(StageConfig):
         "catalogues). By name only, as they rank otherwise, and never the default: ann (an approximate index "
         "chooses what is scored), int8-body (8-bit body), quantized (the body as the checkpoint's scheme "
         "says), qdq (the same in standard operators, for TensorRT), fp16 and bf16 (half precision, for other "
-        "runtimes)",
+        "runtimes), aot and aot-bf16 (compiled for this kind of machine, run by torch)",
     )
     only: Literal["quantized"] | None = Field(
         None,
@@ -58,6 +59,7 @@ class ExportConfig(StageConfig):
         "measured in calls of this size",
     )
     ann: AnnConfig = Field(default_factory=AnnConfig, description="ann: its index and the gate about recall")
+    aot: AotConfig = Field(default_factory=AotConfig, description="aot, aot-bf16: how they are compiled")
     parity: ParityConfig = Field(default_factory=ParityConfig, description="the gate about ranking")
 
     @model_validator(mode="after")
@@ -102,9 +104,9 @@ def run(config: ExportConfig, inputs: Mapping[str, Bound], context: Context) -> 
 
     The canonical graph and every variant that is asked for by name have to pass; another one that does not,
     or is not faster here, is left out. The fastest of those that stay is the default (`only`: that one).
-    Raises InputError for a checkpoint of another data set, a top_k beyond the catalogue or a variant that
-    cannot hold its scheme, StageError when the model cannot be exported, GateError when a graph ranks
-    differently.
+    Raises InputError for a checkpoint of another data set, a top_k beyond the catalogue, a variant that
+    cannot hold its scheme or be compiled here, StageError when the model cannot be exported, GateError when a
+    graph ranks differently.
     """
     import torch
 
@@ -131,6 +133,7 @@ def run(config: ExportConfig, inputs: Mapping[str, Bound], context: Context) -> 
         variants=config.variants if config.only is None else config.wanted,
         int8_users=config.int8_users,
         ann=config.ann,
+        aot=config.aot,
         quantization=quantization,
     )
     context.progress("note", {"text": f"{facts.nodes} nodes, {facts.size_bytes:,} bytes; measuring parity"})
@@ -182,4 +185,4 @@ def settle(
     ratios = {name: each["speedup"] for name, each in measured.items() if "speedup" in each}
     fast = {name for name in ratios if is_faster(ratios[name])}
     keep = [name for name in measured if name == CANONICAL or name in named or name in fast]
-    return keep, fastest({name: ratios[name] for name in keep if not is_lossy(name)}, CANONICAL)
+    return keep, fastest({name: ratios[name] for name in keep if may_be_default(name)}, CANONICAL)

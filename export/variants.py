@@ -1,8 +1,8 @@
 """The variants of an artifact: several ways to one list; the fastest that ranks alike is served.
 
-`fp32` is the canonical graph, portable and whole; `fp16` and `bf16` are the same in half precision. The
-others are a body (histories to user vectors) and a head (user vectors to lists), so the catalogue can be
-swapped without touching the body.
+`fp32` is the canonical graph, portable and whole; `fp16` and `bf16` are the same in half precision, `aot` and
+`aot-bf16` compiled for one kind of machine. The others are a body (histories to user vectors) and a head
+(user vectors to lists), so the catalogue can be swapped without touching the body.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,18 @@ HeadKind = Literal["exact", "int8", "int4", "recorded"]
 BodyKind = Literal["fast", "int8", "quantized", "qdq"]
 HalfKind = Literal["fp16", "bf16"]
 VariantName = Literal[
-    "fp32", "fast", "scan-int8", "scan-int4", "ann", "int8-body", "quantized", "qdq", "fp16", "bf16"
+    "fp32",
+    "fast",
+    "scan-int8",
+    "scan-int4",
+    "ann",
+    "int8-body",
+    "quantized",
+    "qdq",
+    "fp16",
+    "bf16",
+    "aot",
+    "aot-bf16",
 ]
 CANONICAL: VariantName = "fp32"
 
@@ -83,11 +94,32 @@ HALF: dict[VariantName, HalfKind] = {"fp16": "fp16", "bf16": "bf16"}
 """The canonical graph in half precision, for other runtimes: by name only, after all others."""
 
 
+@dataclass(frozen=True)
+class Compiled:
+    """The canonical graph compiled by AOTInductor for the machine that exports it; run by torch."""
+
+    precision: str
+    half: bool  # matrices in bfloat16: ranks otherwise
+    about: str
+
+
+COMPILED: dict[VariantName, Compiled] = {
+    "aot": Compiled("fp32", False, "the canonical graph compiled for one kind of machine (AOTInductor)"),
+    "aot-bf16": Compiled(
+        "bf16",
+        True,
+        "the same with matrix products in bfloat16, and attention where there are matrix units for it; "
+        "norms, softmax, angles, scores and the item table in float32; ranks otherwise",
+    ),
+}
+"""By name only and never the default, as they need torch and one kind of machine; last of all."""
+
+
 def to_try(asked: Sequence[VariantName] | None, n_items: int) -> tuple[VariantName, ...]:
     """The canonical graph first, then those asked for, or (None) those that may pay for so many items."""
-    assert {*SPLIT, *HALF, CANONICAL} == set(get_args(VariantName))
+    assert {*SPLIT, *HALF, *COMPILED, CANONICAL} == set(get_args(VariantName))
     chosen = _may_pay(n_items) if asked is None else asked
-    return (CANONICAL, *(name for name in (*SPLIT, *HALF) if name in chosen))
+    return (CANONICAL, *(name for name in (*SPLIT, *HALF, *COMPILED) if name in chosen))
 
 
 def _may_pay(n_items: int) -> list[VariantName]:
@@ -112,4 +144,10 @@ def scheme_problem(name: VariantName, scheme: str | None, of: str) -> str | None
 
 def is_lossy(name: str) -> bool:
     """Whether a variant ranks otherwise than the canonical graph."""
-    return name in HALF or any(name == each and split.lossy for each, split in SPLIT.items())
+    rounded = {*HALF, *(each for each, compiled in COMPILED.items() if compiled.half)}
+    return name in rounded or any(name == each and split.lossy for each, split in SPLIT.items())
+
+
+def may_be_default(name: str) -> bool:
+    """Whether a variant ranks like the canonical graph and runs wherever onnxruntime does."""
+    return not is_lossy(name) and name not in COMPILED

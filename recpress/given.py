@@ -78,18 +78,26 @@ def bind(name: str, folder: Path, stage_folder: Path | None = None) -> Bound:
 
 def scorers(name: str, kind: Kind, folder: Path) -> Iterable[ScorerRef]:
     """How to open a bound folder: one way for a checkpoint, one per variant for an artifact (its default one
-    first; those for other runtimes left out), else none.
+    first; those for other runtimes left out, unless an engine of ours runs them), else none.
     """
     if kind not in ("checkpoint", "artifact"):
         return ()
     if kind == "checkpoint":
         return (ScorerRef(name, kind, "torch", folder, CHECKPOINT_OPENER),)
     manifest = _manifest(folder)
-    variants = [str(variant["name"]) for variant in manifest["variants"] if variant.get("on_cpu", True)]
-    variants.sort(key=lambda variant: variant != manifest.get("default_variant"))
+    entries = [each for each in manifest["variants"] if each.get("on_cpu", True) or "device" in each]
+    entries.sort(key=lambda each: each["name"] != manifest.get("default_variant"))
     return tuple(
-        ScorerRef(name, kind, "onnxruntime", folder, ARTIFACT_OPENER, {"variant": variant})
-        for variant in variants
+        ScorerRef(
+            name,
+            kind,
+            str(each.get("runtime", "onnxruntime")),
+            folder,
+            ARTIFACT_OPENER,
+            {"variant": str(each["name"])},
+            each.get("device"),
+        )
+        for each in entries
     )
 
 
