@@ -29,7 +29,8 @@ def recommend(url: str, catalogue: Catalogue, history: Sequence[str], k: int) ->
     except triton.InferenceServerException as error:
         raise SystemExit(f"{url} does not answer: {error}") from error
     rows, scores = (answer.as_numpy(each["name"]) for each in model["outputs"])
-    return catalogue.answer(rows, scores, k)
+    best: list[dict[str, Any]] = catalogue.answer(rows, scores, k)
+    return best
 
 
 def main() -> int:

@@ -55,7 +55,7 @@ def repository_problems(
 ) -> Iterator[tuple[str, str]]:
     """What can be seen of a wrong `format: triton` before running; `given`: fields that were written."""
     if known[of].kind == "checkpoint":
-        yield "of", f"{of!r} is a checkpoint, and format triton takes an artifact: export it as onnx first"
+        yield "of", f"format triton takes an artifact: export {of!r} with format onnx first"
     for name in OF_ONNX:
         if name in given:
             yield name, "is of format onnx: a repository takes the graphs of its artifact as they are"

@@ -24,10 +24,9 @@ SCHEMA_VERSION = 1
 CATALOGUE = ("ids.utf8", "ids.npy", "titles.utf8", "titles.npy", "items.parquet")
 CLIENTS = ("client_http.py", "client_grpc.py")
 LOAD_TEST = """#!/bin/sh
-# 1 to 64 requests at a time over gRPC; perf_analyzer is in nvcr.io/nvidia/tritonserver:26.09-py3-sdk.
+# 1 to 65 requests at a time over gRPC; perf_analyzer is in nvcr.io/nvidia/tritonserver:26.09-py3-sdk.
 exec perf_analyzer -m {model} -i grpc -u "${{1:-localhost:8001}}" -b 1 \\
-  --input-data "$(dirname "$0")/load-test.json" --concurrency-range 1:64:2 --binary-search \\
-  --percentile=99 --latency-threshold 50
+  --input-data "$(dirname "$0")/load-test.json" --concurrency-range 1:65:8 --percentile=99
 """
 
 

@@ -64,27 +64,26 @@ def test_each_variant_is_a_model_and_the_first_has_the_plain_name(
     assert verify_repository(folder).replayed == ("shop", "shop-fp16")
 
 
+@pytest.mark.parametrize(("variant", "suffix"), [("tensorrt-fp16", "plan"), ("aot", "pt2")])
 def test_what_does_not_run_here_is_held_against_the_canonical_graph(
-    context: Context, exported: Path, tmp_path: Path
+    variant: str, suffix: str, context: Context, exported: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(exported, tmp_path / "engine")
     folder = tmp_path / "engine"
-    shutil.copyfile(folder / "catalogue-1/fp32.onnx", folder / "catalogue-1/tensorrt-fp16.plan")
+    shutil.copyfile(folder / "catalogue-1/fp32.onnx", folder / f"catalogue-1/{variant}.{suffix}")
     manifest = read_manifest(folder)
     entry = manifest["variants"][0] | {
-        "name": "tensorrt-fp16", "precision": "fp16", "on_cpu": False, "runs_on": "a GPU",
-        "graph": "catalogue-1/tensorrt-fp16.plan", "files": ["catalogue-1/tensorrt-fp16.plan"],
+        "name": variant, "precision": "fp16", "device": "cuda", "on_cpu": False, "runs_on": "a GPU",
+        "graph": f"catalogue-1/{variant}.{suffix}", "files": [f"catalogue-1/{variant}.{suffix}"],
     }  # fmt: skip
     manifest["variants"].append(entry)
     seal(folder, manifest)
-    made = config().model_copy(
-        update={"triton": config().triton.model_copy(update={"variants": ("tensorrt-fp16",)})}
-    )
+    made = config().model_copy(update={"triton": config().triton.model_copy(update={"variants": (variant,)})})
     outputs = run(made, {"student-onnx": bound(folder)}, context)
     golden = json.loads((context.folder / "artifact/golden.json").read_text())["answers"]["student-triton"]
     assert golden["answered_by"] == "fp32" and golden["tolerance"] > 1e-2
     assert outputs.metrics["replayed"] == []
-    assert (context.folder / "artifact/models/student-triton/1/model.plan").is_file()
+    assert (context.folder / f"artifact/models/student-triton/1/model.{suffix}").is_file()
 
 
 @pytest.mark.parametrize("kind", ["checkpoint", "artifact"])
@@ -136,7 +135,7 @@ def test_a_recipe_may_go_on_from_an_artifact_to_a_repository(tmp_path: Path) -> 
     [
         (
             [TRAIN, TRITON | {"of": "student"}],
-            "'student' is a checkpoint, and format triton takes an artifact",
+            "format triton takes an artifact: export 'student'",
         ),
         ([TRAIN, ONNX, {"stage": "export", "of": "student-onnx", "as": "x"}], "is an artifact already"),
         (
