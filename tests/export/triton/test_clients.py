@@ -10,11 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import grpc
 import numpy as np
 import onnxruntime
 import pytest
-from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from export.runtime import Artifact
 from tests.export.triton.server import serving
@@ -62,8 +60,10 @@ def test_the_http_client_says_what_is_wrong(written: Path) -> None:
 def grpc_serving(graph: Path) -> Iterator[str]:
     """The address of a gRPC server that runs one graph as Triton does."""
     session = onnxruntime.InferenceSession(graph)
+    grpc, service_pb2 = pytest.importorskip("grpc"), pytest.importorskip("tritonclient.grpc.service_pb2")
+    service_pb2_grpc = pytest.importorskip("tritonclient.grpc.service_pb2_grpc")
 
-    class Service(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
+    class Service(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[name-defined,misc]
         def ModelInfer(self, request: Any, context: Any) -> Any:
             given = {
                 told.name: np.frombuffer(raw, np.int64).reshape(list(told.shape))

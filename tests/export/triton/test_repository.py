@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2
 
 from export.runtime import Artifact
 from export.triton.config import TritonConfig
@@ -16,6 +15,10 @@ from export.triton.pbtxt import read_pbtxt
 from export.triton.repository import write_repository
 from recommender.errors import InputError
 from tests.export.fixtures import MAX_LENGTH, N_ITEMS, TOP_K
+
+model_config_pb2 = pytest.importorskip(
+    "tritonclient.grpc.model_config_pb2", reason="the dev extra brings tritonclient[grpc]"
+)
 
 ENTRY: dict[str, Any] = {
     "name": "fp32", "precision": "fp32", "graph": "catalogue-1/fp32.onnx", "files": ["catalogue-1/fp32.onnx"],
