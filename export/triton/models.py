@@ -61,21 +61,12 @@ def served_model(name: str, entry: Mapping[str, Any], folder: Path, config: Trit
 
     Raises InputError for a variant that is not one graph, or that cannot run where it is to.
     """
-    if Path(entry.get("graph", "")).suffix not in FILES:
-        raise InputError(
-            f"variant {entry['name']} is a body and a head, and a server wants one graph",
-            where="export.triton.variants",
-            fix="serve fp32, fp16, a compiled variant or an engine",
-        )
+    _check_whole(entry)
     graph = folder / entry["graph"]
     compiled = graph.suffix == ".pt2"
     gpu = graph.suffix == ".plan" or entry.get("device") == "cuda" or (not compiled and config.kind == "gpu")
-    if graph.suffix == ".onnx" and not gpu and not entry.get("on_cpu", True):
-        raise InputError(
-            f"variant {entry['name']} is for {entry['runs_on']}",
-            where="export.triton.kind",
-            fix="kind: gpu, or serve another variant",
-        )
+    if graph.suffix == ".onnx" and not gpu:
+        _check_on_cpu(entry)
     engine: Mapping[str, Any] = entry.get("engine", {})
     profiles = engine.get("asked", {}).get("profiles", [])
     largest = max((int(profile[-1]) for profile in profiles), default=config.max_batch_size)
@@ -106,6 +97,24 @@ def served_model(name: str, entry: Mapping[str, Any], folder: Path, config: Trit
         profiles=max(1, len(profiles)),
         gpu=gpu,
     )
+
+
+def _check_whole(entry: Mapping[str, Any]) -> None:
+    if Path(entry.get("graph", "")).suffix not in FILES:
+        raise InputError(
+            f"variant {entry['name']} is a body and a head, and a server wants one graph",
+            where="export.triton.variants",
+            fix="serve fp32, fp16, a compiled variant or an engine",
+        )
+
+
+def _check_on_cpu(entry: Mapping[str, Any]) -> None:
+    if not entry.get("on_cpu", True):
+        raise InputError(
+            f"variant {entry['name']} is for {entry['runs_on']}",
+            where="export.triton.kind",
+            fix="kind: gpu, or serve another variant",
+        )
 
 
 def config_of(model: Served, config: TritonConfig) -> str:
