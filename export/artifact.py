@@ -10,6 +10,8 @@
       fp16.onnx          the same in half precision, bf16.onnx likewise, where they are asked for
       head-exact.onnx    user vectors to lists (`export.head`), head-int8.onnx likewise
       ann.faiss          an approximate index of the item vectors (`export.ann`), where it is asked for
+      tensorrt-fp16.plan an engine for one GPU (`export.engines`), with the graph it was built from, where it
+                         is asked for; runtime_tensorrt.py, a copy of `export.tensorrt`, then lies above
       golden.json        made-up requests and their answers
 
 `card.md` is written later from measured numbers and is the one file that no digest covers.
@@ -19,7 +21,7 @@ import importlib.metadata
 import platform
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +32,7 @@ from export.ann import AnnConfig
 from export.catalogue import catalogue_name, write_catalogue
 from export.entries import BODY, RECORDED, cost_of, told_of_bits, variant_entry, write_bodies
 from export.runtime import Artifact, ArtifactError
-from export.variants import CANONICAL, VariantName, scheme_problem, to_try
+from export.variants import CANONICAL, ENGINE, VariantName, scheme_problem, to_try
 from recommender.checkpoint import body_parameters, stored_parameters
 from recommender.data.prepared import Prepared
 from recommender.errors import InputError, StageError, require
@@ -38,7 +40,9 @@ from recommender.files import complete_folder, read_json, sha256_file, write_jso
 from recommender.quantization_scheme import Quantization
 
 if TYPE_CHECKING:
+    from export.engines import EngineOrder
     from export.onnx import OnnxFacts
+    from export.recorded import Recorded
     from recommender.models.interface import SequentialRecommender
 
 CANONICAL_FILE = "fp32.onnx"
@@ -73,26 +77,32 @@ def write_artifact(
     int8_users: int = 1,
     ann: AnnConfig | None = None,
     quantization: Quantization | None = None,
+    engines: "EngineOrder | None" = None,
 ) -> "OnnxFacts":
     """Export `model` and write the whole folder in one step; an older one at the same place is replaced.
 
     `variants`: besides the canonical graph; None: whichever may pay (`export.variants.to_try`). `int8_users`:
     most users in a call of a body with dynamic 8-bit inputs. `ann`: of the approximate index.
-    `quantization`: what the checkpoint records. What the canonical graph came to is returned. Raises
-    InputError when top_k does not fit the catalogue, an index cannot be made, or the scheme does not fit a
-    variant, StageError when the model cannot be exported.
+    `quantization`: what the checkpoint records. `engines`: how they are built, where any is asked for. What
+    the canonical graph came to is returned. Raises InputError when top_k does not fit the catalogue, an index
+    or an engine cannot be made here, or the scheme does not fit a variant, StageError when the model cannot
+    be exported, GateError where an engine computes in other types than it promises.
     """
     from export.onnx import export_onnx
 
     names = to_try(variants, model.n_items)
     if "ann" in names:
         require("faiss", extra="ann", for_="the variant ann")  # before the work, not after it
+    if not ENGINE.keys().isdisjoint(names):
+        from export.engines import gpu_for
+
+        gpu_for(names)
     scheme = None if quantization is None else quantization.scheme
     for variant in names:
         if wrong := scheme_problem(variant, None if scheme is None else scheme.summary, origin.name):
             raise InputError(wrong, where="export.variants")
-    matrices = {}
-    if quantization is not None and not {*RECORDED}.isdisjoint(names):
+    matrices: dict[str, Recorded] = {}
+    if quantization is not None and not {*RECORDED, "tensorrt-int8"}.isdisjoint(names):
         from export.recorded import recorded
 
         matrices = recorded(model, quantization)
@@ -105,7 +115,8 @@ def write_artifact(
         shutil.copyfile(runtime.__file__, temporary / "runtime.py")
         manifest = _manifest(model, prepared, origin, facts, top_k)
         for name in names[1:]:
-            entry = variant_entry(name, manifest, bodies, catalogue, ann or AnnConfig())
+            order = None if engines is None else replace(engines, matrices=matrices)
+            entry = variant_entry(name, manifest, bodies, catalogue, ann or AnnConfig(), order)
             told = told_of_bits(name, scheme, int8_users)
             manifest["variants"].append(entry | told | {"cost": cost_of(model, name)})
         seal(temporary, manifest)

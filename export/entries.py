@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.ann import INDEX, AnnConfig, write_index
-from export.variants import HALF, SPLIT, BodyKind, Split, VariantName
+from export.variants import ENGINE, HALF, SPLIT, BodyKind, Split, VariantName
 from recommender.quantization_scheme import QuantizationScheme
 
 if TYPE_CHECKING:
+    from export.engines import EngineOrder
     from export.recorded import Recorded
     from recommender.models.interface import SequentialRecommender
 
@@ -62,8 +63,14 @@ def variant_entry(
     bodies: Mapping[BodyKind, str],
     catalogue: Path,
     ann: AnnConfig,
+    engines: "EngineOrder | None" = None,
 ) -> dict[str, Any]:
     """Write what a variant needs besides the bodies; its entry in the manifest."""
+    if name in ENGINE:
+        from export.engines import engine_entry
+
+        assert engines is not None
+        return engine_entry(name, manifest, catalogue, engines)
     if name in HALF:
         return half_entry(name, manifest, catalogue / Path(manifest["variants"][0]["graph"]).name, catalogue)
     return split_entry(name, manifest, bodies[SPLIT[name].body], catalogue, ann)
@@ -84,6 +91,9 @@ def cost_of(model: "SequentialRecommender", name: VariantName) -> dict[str, Any]
 
     if name == "ann" or name in RECORDED:
         return None  # what a search reads follows from the vectors; a scheme may mix widths
+    if name in ENGINE:
+        kind = ENGINE[name]
+        return None if kind in ("int8", "fp8") else cost_card(model, precision=kind, table_precision=kind)
     if name in HALF:
         return cost_card(model, precision=name, table_precision=name)
     split = SPLIT[name]

@@ -9,7 +9,7 @@ from export.measure import measure_parity, samples
 from export.parity import ParityConfig, gate
 from export.runtime import Artifact, ArtifactError
 from export.speed import speedups
-from export.variants import CANONICAL, HALF, is_lossy
+from export.variants import CANONICAL, ENGINE, HALF, is_lossy
 from recommender.errors import GateError, StageError
 from recommender.scoring import HistoryArrays
 from recommender.stage import Context
@@ -39,10 +39,11 @@ def measure_variants(
     for entry in Artifact(folder, verify=False).manifest["variants"]:
         name = str(entry["name"])
         found = measured.setdefault(name, judge.rounded(entry) if name in HALF else {})
-        if not entry.get("on_cpu", True):
+        if not entry.get("on_cpu", True) and name not in ENGINE:
             continue
+        device = "cuda" if name in ENGINE else "cpu"
         try:
-            opened = Artifact(folder, variant=name, threads=context.threads, verify=False)
+            opened = Artifact(folder, variant=name, threads=context.threads, device=device, verify=False)
         except ArtifactError as error:
             _leave_out(name, named, found, error)
             continue
@@ -51,7 +52,8 @@ def measure_variants(
             gate_recall(found["recall"], entry)
         try:
             found["parity_here" if name in HALF else "parity"] = judge.parity(name, opened)
-            served[name] = opened
+            if name not in ENGINE:  # a GPU's speed against a CPU's says nothing
+                served[name] = opened
         except (GateError, ArtifactError) as error:
             _leave_out(name, named, found, error)
     for name, ratios in speedups(served, as_is, reference=CANONICAL).items():

@@ -24,9 +24,9 @@ from export.entries import half_entry, split_entry
 from export.onnx import save_onnx
 from export.proof import prove_rows, prove_variants
 from export.runtime import ArtifactError, Float32
-from export.variants import CANONICAL, HALF, SPLIT
+from export.variants import CANONICAL, ENGINE, HALF, SPLIT
 from export.versions import held, highest_version, publish, staged, versions
-from recommender.data.prepare import catalogue_digest
+from recommender.data.prepare import catalogue_digest, default_cache
 from recommender.errors import GateError, InputError, StageError, is_disk_full
 from recommender.files import read_json, write_json
 
@@ -120,7 +120,7 @@ def restore(folder: Path, version: int) -> None:
 
 def _check(folder: Path, manifest: Mapping[str, Any], items: pl.DataFrame, vectors: Float32) -> None:
     width, limit, where = manifest["catalogue"]["width"], manifest["variants"][0]["top_k"], "item vectors"
-    unknown = {entry["name"] for entry in manifest["variants"]} - {CANONICAL, *SPLIT, *HALF}
+    unknown = {entry["name"] for entry in manifest["variants"]} - {CANONICAL, *SPLIT, *HALF, *ENGINE}
     if unknown:
         raise InputError(
             f"its variants {', '.join(sorted(unknown))} are unknown to this recpress",
@@ -242,12 +242,12 @@ def _write_version(
             **old["data"], "items": told.items, "catalogue_digest": catalogue_digest(merged.items["item_id"])
         },
     }  # fmt: skip
-    manifest["variants"] = _entries(old, manifest, made, graphs)
+    manifest["variants"] = _entries(old, manifest, made, graphs, used)
     seal(stage, manifest)
 
 
 def _entries(
-    old: Mapping[str, Any], new: Mapping[str, Any], made: Path, graphs: Sequence[str]
+    old: Mapping[str, Any], new: Mapping[str, Any], made: Path, graphs: Sequence[str], used: Path
 ) -> list[dict[str, Any]]:
     """The entries of all variants for the new version, with their heads written."""
     first, *others = old["variants"]
@@ -256,6 +256,13 @@ def _entries(
         if entry["name"] in HALF:
             told = {**new, "variants": entries}
             entries.append({**entry, **half_entry(entry["name"], told, made / graphs[0], made)})
+            continue
+        if entry["name"] in ENGINE:
+            from export.engines import refreshed_entry
+
+            told = {**new, "variants": entries}
+            table = np.load(made / "item_table.npy", mmap_mode="r")[: new["catalogue"]["items"] + 1]
+            entries.append(refreshed_entry(entry, told, used.parent, made, table, default_cache()))
             continue
         ann = AnnConfig.model_validate(entry["ann"]["asked"]) if "index" in entry else AnnConfig()
         fresh = split_entry(entry["name"], {**new, "variants": entries}, entry["body"], made, ann)

@@ -210,7 +210,7 @@ class Session(Protocol):
         """The named outputs, numpy in and out."""
 
 
-ENGINES: dict[str, str] = {}
+ENGINES: dict[str, str] = {".plan": "tensorrt"}
 """Suffix of a graph that is not onnxruntime's -> the module that opens it: beside this file in the package, a
 copy named `runtime_MODULE.py` beside it in an artifact. It has `open_engine(path, entry, threads, device)`,
 where `entry` is the variant's in the manifest, and raises a ValueError for what does not fit; what it opens
@@ -292,17 +292,21 @@ class Artifact:
             raise ArtifactError(f"no variant {self.variant!r} in {folder} (it has: {', '.join(variants)})")
         chosen = variants[self.variant]
         if device == "cpu" and not chosen.get("on_cpu", True):
-            able = [name for name, entry in variants.items() if entry.get("on_cpu", True)]
+            fit = [name for name, entry in variants.items() if entry.get("on_cpu", True)]
             raise ArtifactError(
                 f"{chosen['graph']} of {folder} is for {chosen['runs_on']}; open it there, or open another "
-                f"variant here ({', '.join(able)})"
+                f"variant here ({', '.join(fit)})"
             )
         self.limit, self.max_length = int(chosen["top_k"]), int(chosen["max_length"])
         self.users_per_call: int | None = chosen.get("users_per_call")
+        self.fixed_length: int | None = chosen.get("fixed_length")
         self._open_with = (threads, device)
         self._opening = threading.Lock()
         self._read_catalogue()
         self.graph = self._open_graph(chosen) if "graph" in chosen else None
+        able = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+        if not able and Path(chosen.get("graph", "")).suffix in ENGINES:
+            self._open_with = (threads, "cpu")  # for the body, which `score` and `allow` want
         self._body = None if "graph" in chosen else self._open_body(chosen["body"])
         self._index = self._open_index(chosen) if "index" in chosen else None
         self._head_file: str | None = chosen.get("head")
@@ -465,9 +469,8 @@ class Artifact:
         best = TopK(np.zeros((len(items), k), np.int64), np.zeros((len(items), k), np.float32))
         parts: Iterator[tuple[Any, TopK]]
         if self.graph is not None:
-            calls = (
-                (users, np.ascontiguousarray(items[users, -width:])) for users, width in self._calls(items)
-            )
+            plan = self._calls(items) if self.fixed_length is None else self._one_call(items)
+            calls = ((users, np.ascontiguousarray(items[users, -width:])) for users, width in plan)
             parts = ((users, self.run(rows, _used_columns(blocked[users]))) for users, rows in calls)
         else:
             parts = self._scored(self.user_vectors(history), blocked)
@@ -583,6 +586,12 @@ class Artifact:
             stop = start + int(np.searchsorted(padding, PADDING_PER_CALL, side="right"))
             yield order[start:stop], width
             start = stop
+
+    @staticmethod
+    def _one_call(items: Int64) -> Iterator[tuple[Int64, int]]:
+        """All users at once: what pads to one length and cuts batches itself gains nothing from sorting."""
+        if len(items):
+            yield np.arange(len(items)), items.shape[1]
 
     def _nearest(self, item_id: str) -> str:
         if not isinstance(item_id, str):

@@ -4,17 +4,24 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from pydantic import Field
 
 from export.ann import AnnConfig
 from export.parity import ParityConfig
-from export.variants import CANONICAL, VariantName, is_lossy, scheme_problem
+from export.tensorrt_config import TensorrtConfig
+from export.variants import CANONICAL, ENGINE, VariantName, is_lossy, scheme_problem
 from recommender.errors import InputError
 from recommender.quantization_scheme import read_quantization
+from recommender.sparsity import noted
 from recommender.stage import Bound, Context, Outputs, Shape, StageConfig
 
 if TYPE_CHECKING:
     from export.artifact import Origin
+    from export.engines import EngineOrder
+
+CALIBRATION_USERS = 1024
+"""Of whose histories (before the validation item) the ranges of tensorrt-fp8 are taken."""
 
 
 class ExportConfig(StageConfig):
@@ -42,7 +49,8 @@ class ExportConfig(StageConfig):
         "null: those that are faster here. By name only, as they rank otherwise, and never the default: "
         "ann (an approximate index chooses what is scored), int8-body (8-bit body), quantized (the body as "
         "the checkpoint's scheme says), qdq (the same in standard operators, for TensorRT), fp16 and bf16 "
-        "(half precision, for other runtimes)",
+        "(half precision, for other runtimes); tensorrt-fp32, -fp16, -bf16, -int8 (a checkpoint that is "
+        "quantized int8-static), -fp8: an engine for the GPU of this machine",
     )
     int8_users: int = Field(
         1,
@@ -52,6 +60,9 @@ class ExportConfig(StageConfig):
         "measured in calls of this size",
     )
     ann: AnnConfig = Field(default_factory=AnnConfig, description="ann: its index and the gate about recall")
+    tensorrt: TensorrtConfig = Field(
+        default_factory=TensorrtConfig, description="tensorrt-...: how engines are built"
+    )
     parity: ParityConfig = Field(default_factory=ParityConfig, description="the gate about ranking")
 
     @property
@@ -65,12 +76,13 @@ class ExportConfig(StageConfig):
         return self.as_
 
     def problems(self, known: Mapping[str, Shape]) -> list[tuple[str, str]]:
-        """Variants that cannot hold the checkpoint's quantization scheme, with those that can."""
+        """Variants that cannot hold the checkpoint's quantization scheme, and what engines cannot be."""
         if self.of not in known:
             return []
-        scheme = known[self.of].quantized
-        asked = [scheme_problem(name, scheme, self.of) for name in self.variants or ()]
-        return [("variants", wrong) for wrong in asked if wrong is not None]
+        shape = known[self.of]
+        asked = [scheme_problem(name, shape.quantized, self.of) for name in self.variants or ()]
+        wrong = [("variants", text) for text in asked if text is not None]
+        return wrong + self.tensorrt.problems(self.variants or (), self.top_k, shape.sparsity)
 
     def shape(self, known: Mapping[str, Shape]) -> Shape:
         """An artifact with lists of one length."""
@@ -89,13 +101,15 @@ def run(config: ExportConfig, inputs: Mapping[str, Bound], context: Context) -> 
 
     from export.artifact import keep_variants, write_artifact
     from export.gates import measure_variants
-    from recommender.checkpoint import load_checkpoint
+    from recommender.checkpoint import load_checkpoint, read_info
 
     if context.threads is not None:
         torch.set_num_threads(context.threads)
-    quantization = read_quantization(inputs[config.of].path)
+    path = inputs[config.of].path
+    quantization, note = read_quantization(path), noted(read_info(path).about, str(path))
     scheme = None if quantization is None else quantization.scheme.summary
-    for place, wrong in config.problems({config.of: Shape("checkpoint", quantized=scheme)}):
+    zeros = None if note is None else note.planned
+    for place, wrong in config.problems({config.of: Shape("checkpoint", quantized=scheme, sparsity=zeros)}):
         raise InputError(wrong, where=f"export.{place}")
     model = load_checkpoint(inputs[config.of].path, prepared=context.prepared)
     folder = context.folder / "artifact"
@@ -111,6 +125,7 @@ def run(config: ExportConfig, inputs: Mapping[str, Bound], context: Context) -> 
         int8_users=config.int8_users,
         ann=config.ann,
         quantization=quantization,
+        engines=_engines(config, context, model.max_length),
     )
     context.progress("note", {"text": f"{facts.nodes} nodes, {facts.size_bytes:,} bytes; measuring parity"})
     started = time.perf_counter()
@@ -130,6 +145,25 @@ def run(config: ExportConfig, inputs: Mapping[str, Bound], context: Context) -> 
             "export_seconds": facts.seconds,
             "parity_seconds": time.perf_counter() - started,
         }
+    )
+
+
+def _engines(config: ExportConfig, context: Context, max_length: int) -> "EngineOrder | None":
+    """How the engines that are asked for are built; None where none is."""
+    if ENGINE.keys().isdisjoint(config.variants or ()):
+        return None
+    from export.engines import EngineOrder
+    from recommender.data.prepare import default_cache
+    from recommender.evaluate import histories
+
+    prepared, (users, ends) = context.prepared, context.split.targets("valid")
+    drawn = np.random.default_rng(context.seed).permutation(len(users))[:CALIBRATION_USERS]
+    return EngineOrder(
+        config.tensorrt,
+        default_cache(),
+        longest=int(np.diff(prepared.offsets).max()),
+        histories=histories(prepared, users[drawn], ends[drawn], max_length, mask_seen=False),
+        progress=context.progress,
     )
 
 
@@ -157,4 +191,5 @@ def settle(measured: Mapping[str, Mapping[str, Any]], *, named: Sequence[str]) -
     ratios = {name: each["speedup"] for name, each in measured.items() if "speedup" in each}
     fast = {name for name in ratios if is_faster(ratios[name])}
     keep = [name for name in measured if name == CANONICAL or name in named or name in fast]
-    return keep, fastest({name: ratios[name] for name in keep if not is_lossy(name)}, CANONICAL)
+    may_serve = [name for name in keep if name in ratios and not is_lossy(name)]
+    return keep, fastest({name: ratios[name] for name in may_serve}, CANONICAL)

@@ -6,6 +6,7 @@ spare rows; which of its rows exist is then a weight of its own, `ROWS`.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -17,9 +18,11 @@ from export.body import item_table, scoring_product
 from export.fast.masks import plain_padding
 from export.fast.shapes import constant_reshapes
 from export.fast.surgery import insert, store
+from recommender.errors import StageError
 
 TABLE, ROWS = "item_table", "rows"
 """Names of the weights that a refit replaces: [rows, D], and [1, rows] of 0 or -inf."""
+TYPES = {ir.DataType.FLOAT: "FLOAT", ir.DataType.FLOAT16: "HALF", ir.DataType.BFLOAT16: "BF16"}
 LARGEST_FOLDED = 1 << 20
 """Entries of a value that is computed beforehand: a causal mask of 1,000 items."""
 
@@ -35,6 +38,7 @@ def static_graph(canonical: ir.Model, *, length: int, seen: int) -> ir.Model:
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     common.RemoveUnusedNodesPass()(model)
     common.RemoveUnusedOpsetsPass()(model)
+    item_table(model).name = TABLE
     return model
 
 
@@ -52,21 +56,54 @@ def with_spare_rows(model: ir.Model, rows: int, n_items: int) -> ir.Model:
     made = model.clone()
     table = item_table(made)
     assert table.const_value is not None
-    array = np.asarray(table.const_value.numpy())
-    table.const_value = ir.tensor(padded(array, rows), name=TABLE)
-    table.name, table.shape = TABLE, ir.Shape([rows, array.shape[1]])
-    product = scoring_product(made)
-    scores = product.outputs[0]
-    readers = list(scores.uses())
-    node = readers[0].node
+    scores = scoring_product(made).outputs[0]
+    (reader,) = scores.uses()
     mask = store(made.graph, ROWS, existing(rows, n_items))
-    masked = insert(node, "Add", [scores, mask], like=scores).outputs[0]
-    for reader in readers:
-        reader.node.replace_input_with(reader.idx, masked)
-    for value in (each for node in made.graph for each in node.outputs):
-        if value.shape is not None and not value.is_graph_output() and array.shape[0] in value.shape:
-            value.shape = None  # a shape that held the old number of rows
+    masked = insert(reader.node, "Add", [scores, mask], like=scores).outputs[0]
+    reader.node.replace_input_with(reader.idx, masked)
+    replace_weights(made, {TABLE: padded(np.asarray(table.const_value.numpy()), rows)})
     return made
+
+
+def replace_weights(model: ir.Model, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Put arrays in the place of weights; shapes that followed those of the old ones are forgotten."""
+    for name, array in arrays.items():
+        weight = model.graph.initializers[name]
+        assert weight.dtype is not None
+        weight.const_value = ir.Tensor(array, dtype=weight.dtype, name=name)
+        weight.shape = ir.Shape(array.shape)
+    for value in (each for node in model.graph for each in node.outputs):
+        if not value.is_graph_output():
+            value.shape = None
+    common.ShapeInferencePass()(model)
+
+
+def table_weights(
+    model: ir.Model, table: NDArray[np.float32], n_items: int
+) -> dict[str, tuple[str, NDArray[Any]]]:
+    """{name: (TensorRT's name of its type, array)} of the weights that hold the catalogue in such a graph.
+
+    table [n_items + 1, D] of items; it is filled up to the rows of the graph where these are masked. Raises
+    StageError where its numbers leave the range of the type.
+    """
+    found = {}
+    names = [name for name in model.graph.initializers if name == TABLE or name.startswith(f"{TABLE}_")]
+    mask = model.graph.initializers.get(ROWS)
+    rows = len(table) if mask is None or mask.shape is None else max(mask.shape.numpy()[1], len(table))
+    for name in names:
+        kind = model.graph.initializers[name].dtype
+        assert kind is not None
+        with np.errstate(over="ignore"):
+            array = np.ascontiguousarray(padded(table, rows).astype(kind.numpy()))
+        if not np.isfinite(array.astype(np.float32)).all():
+            raise StageError(
+                f"the item vectors leave the range of {kind.name}", where="item vectors",
+                fix="export the artifact again without the variants in this precision",
+            )  # fmt: skip
+        found[name] = (TYPES[kind], array)
+    if mask is not None:
+        found[ROWS] = ("FLOAT", existing(rows, n_items))
+    return found
 
 
 def padded(table: NDArray[np.float32], rows: int) -> NDArray[np.float32]:

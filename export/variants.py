@@ -14,7 +14,11 @@ from recommender.quantization_scheme import SERVED, unserved
 HeadKind = Literal["exact", "int8"]
 BodyKind = Literal["fast", "int8", "quantized", "qdq"]
 HalfKind = Literal["fp16", "bf16"]
-VariantName = Literal["fp32", "fast", "scan-int8", "ann", "int8-body", "quantized", "qdq", "fp16", "bf16"]
+EngineKind = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
+VariantName = Literal[
+    "fp32", "fast", "scan-int8", "ann", "int8-body", "quantized", "qdq", "fp16", "bf16",
+    "tensorrt-fp32", "tensorrt-fp16", "tensorrt-bf16", "tensorrt-int8", "tensorrt-fp8",
+]  # fmt: skip
 CANONICAL: VariantName = "fp32"
 
 
@@ -80,11 +84,21 @@ HALF: dict[VariantName, HalfKind] = {"fp16": "fp16", "bf16": "bf16"}
 """The canonical graph in half precision, for other runtimes: by name only, after all others."""
 
 
+ENGINE: dict[VariantName, EngineKind] = {
+    "tensorrt-fp32": "fp32",
+    "tensorrt-fp16": "fp16",
+    "tensorrt-bf16": "bf16",
+    "tensorrt-int8": "int8",
+    "tensorrt-fp8": "fp8",
+}
+"""TensorRT engines of the whole graph, with fixed lengths (`export.engines`): by name only, for one GPU."""
+
+
 def to_try(asked: Sequence[VariantName] | None, n_items: int) -> tuple[VariantName, ...]:
     """The canonical graph first, then those asked for, or (None) those that may pay for so many items."""
-    assert {*SPLIT, *HALF, CANONICAL} == set(get_args(VariantName))
+    assert {*SPLIT, *HALF, *ENGINE, CANONICAL} == set(get_args(VariantName))
     chosen = _may_pay(n_items) if asked is None else asked
-    return (CANONICAL, *(name for name in (*SPLIT, *HALF) if name in chosen))
+    return (CANONICAL, *(name for name in (*SPLIT, *HALF, *ENGINE) if name in chosen))
 
 
 def _may_pay(n_items: int) -> list[VariantName]:
@@ -109,4 +123,6 @@ def scheme_problem(name: VariantName, scheme: str | None, of: str) -> str | None
 
 def is_lossy(name: str) -> bool:
     """Whether a variant ranks otherwise than the canonical graph."""
-    return name in HALF or any(name == each and split.lossy for each, split in SPLIT.items())
+    kinds: dict[str, str] = {**ENGINE, **HALF}
+    split = any(name == each and found.lossy for each, found in SPLIT.items())
+    return split or kinds.get(name, "fp32") != "fp32"
