@@ -161,7 +161,12 @@ def check_answers(candidate: Candidate, length: int, *, sampled_negatives: int |
 
 
 def device_of(ref: ScorerRef, wanted: str) -> str:
-    """The device to open a scorer on: the wanted one, or cpu for an onnxruntime that was built without it."""
+    """The device to open a scorer on: the wanted one, or cpu for an onnxruntime that was built without it.
+
+    An engine runs on a GPU, whatever is wanted.
+    """
+    if ref.runtime == "tensorrt":
+        return "cuda"
     if ref.runtime != "onnxruntime" or wanted != "cuda":
         return wanted
     import onnxruntime

@@ -1,11 +1,13 @@
 """What a folder that a name is bound to holds, and how it is opened."""
 
+import importlib.util
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from export.tensorrt import DRIVER
 from recommender.checkpoint import check_histories, check_trained_on, read_info
 from recommender.data.prepared import Prepared
 from recommender.errors import InputError
@@ -78,19 +80,27 @@ def bind(name: str, folder: Path, stage_folder: Path | None = None) -> Bound:
 
 def scorers(name: str, kind: Kind, folder: Path) -> Iterable[ScorerRef]:
     """How to open a bound folder: one way for a checkpoint, one per variant for an artifact (its default one
-    first; those for other runtimes left out), else none.
+    first; engines where there is TensorRT; those for other runtimes left out), else none.
     """
     if kind not in ("checkpoint", "artifact"):
         return ()
     if kind == "checkpoint":
         return (ScorerRef(name, kind, "torch", folder, CHECKPOINT_OPENER),)
     manifest = _manifest(folder)
-    variants = [str(variant["name"]) for variant in manifest["variants"] if variant.get("on_cpu", True)]
-    variants.sort(key=lambda variant: variant != manifest.get("default_variant"))
+    here = {str(each["name"]): "onnxruntime" for each in manifest["variants"] if each.get("on_cpu", True)}
+    if can_run_engines():
+        engines = [each for each in manifest["variants"] if each.get("format") == "tensorrt"]
+        here |= {str(each["name"]): "tensorrt" for each in engines}
+    ordered = sorted(here, key=lambda variant: variant != manifest.get("default_variant"))
     return tuple(
-        ScorerRef(name, kind, "onnxruntime", folder, ARTIFACT_OPENER, {"variant": variant})
-        for variant in variants
+        ScorerRef(name, kind, here[variant], folder, ARTIFACT_OPENER, {"variant": variant})
+        for variant in ordered
     )
+
+
+def can_run_engines() -> bool:
+    """Whether this machine has NVIDIA's driver and TensorRT; neither is loaded to find out."""
+    return DRIVER.exists() and importlib.util.find_spec("tensorrt") is not None
 
 
 def check_lists(recipe: "Recipe", prepared: Prepared) -> None:
