@@ -75,6 +75,18 @@ class ExportConfig(StageConfig):
         """The artifact."""
         return self.as_
 
+    @property
+    def machine(self) -> dict[str, str]:
+        """The GPU, driver and TensorRT, where engines are asked for and these are there."""
+        if ENGINE.keys().isdisjoint(self.variants or ()):
+            return {}
+        from export import tensorrt
+
+        try:
+            return tensorrt.open_device().machine()._asdict()
+        except tensorrt.MissingError:
+            return {}  # nothing is built here: the stage says what is missing
+
     def problems(self, known: Mapping[str, Shape]) -> list[tuple[str, str]]:
         """Variants that cannot hold the checkpoint's quantization scheme, and what engines cannot be."""
         if self.of not in known:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,7 @@ DTYPES = {"items": "INT64", "seen": "INT64", "top_items": "INT64", "scores": "FL
 KINDS = {"INT64": "int64", "FLOAT": "float32"}
 _log = logging.getLogger("recpress.tensorrt")
 
+Made = TypeVar("Made")
 Check = Callable[[Path], None]
 Progress = Callable[[str, Mapping[str, Any]], None]
 
@@ -173,7 +174,7 @@ def build(
     check(onnx)
     machine, started = device.machine(), time.perf_counter()
     logger = _logger()
-    builder = trt.Builder(logger)
+    builder = _made(trt.Builder, logger)
     network, keep = _parsed(builder, onnx, logger)
     config = _configured(builder, asked)
     for name in asked.refittable:
@@ -317,7 +318,7 @@ def _close_cache(config: "trt.IBuilderConfig", file: Path | None, before: bytes)
 def _deserialized(content: bytes, logger: "trt.ILogger", *, host_code: bool) -> "trt.ICudaEngine":
     import tensorrt as trt
 
-    runtime = trt.Runtime(logger)
+    runtime = _made(trt.Runtime, logger)
     if host_code:
         runtime.engine_host_code_allowed = True  # the lean runtime within a version compatible engine
     engine = runtime.deserialize_cuda_engine(content)
@@ -598,6 +599,15 @@ def _narrowed(seen: NDArray[Any], width: int) -> NDArray[Any]:
 
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", version))
+
+
+def _made(kind: "Callable[[trt.ILogger], Made]", logger: "trt.ILogger") -> "Made":
+    """A new object of TensorRT; that it could not be made is a TypeError about a null pointer."""
+    try:
+        return kind(logger)
+    except TypeError as error:
+        fix = "see the messages above; does the driver fit this version of CUDA (nvidia-smi)?"
+        raise _refused(f"making a {getattr(kind, '__name__', kind)} ({error})", logger, fix) from error
 
 
 def _refused(step: str, logger: "trt.ILogger", fix: str) -> EngineError:

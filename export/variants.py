@@ -123,6 +123,6 @@ def scheme_problem(name: VariantName, scheme: str | None, of: str) -> str | None
 
 def is_lossy(name: str) -> bool:
     """Whether a variant ranks otherwise than the canonical graph."""
-    kinds: dict[str, str] = {**ENGINE, **HALF}
+    kinds = {str(each): kind for each, kind in (*ENGINE.items(), *HALF.items())}
     split = any(name == each and found.lossy for each, found in SPLIT.items())
     return split or kinds.get(name, "fp32") != "fp32"

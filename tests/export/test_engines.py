@@ -20,6 +20,7 @@ import pytest
 
 import export.engines
 import export.tensorrt
+from bench.candidates import device_of
 from export.artifact import open_artifact
 from export.engines import EngineOrder, engine_graph
 from export.fp8 import fp8_products
@@ -39,6 +40,8 @@ from recommender.models.interface import SequentialRecommender
 from recommender.scoring import HistoryArrays
 from recommender.sparsity import Zeros
 from recommender.stage import Bound, Context, Shape
+from recpress import given
+from recpress.given import scorers
 from tests.export.bodies import canonical, scoring_graph, session
 from tests.export.engines import built
 from tests.export.fixtures import MAX_LENGTH, MODELS, N_ITEMS, TOP_K, left_padded
@@ -48,6 +51,7 @@ from tests.fakes.device import HERE, CpuDevice
 from tests.recommender.fixtures import context_for
 
 PROFILES = [[1, 1, 1], [1, 4, 8]]
+RIGHT_DEVICE = export.tensorrt.open_device
 
 
 @pytest.fixture(scope="module")
@@ -356,6 +360,26 @@ def test_an_engine_that_cannot_be_built_or_proved_leaves_no_artifact(
     with pytest.raises(error, match=r"failed at building|fp16 was promised, but .* in fp32"):
         run(config("tensorrt-fp16"), {"student": student}, context)
     assert list(context.folder.iterdir()) == []
+
+
+def test_a_run_on_another_gpu_builds_its_engines_anew(
+    fake_trt: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert config("fast").machine == {}
+    assert config("tensorrt-fp16").machine == HERE._asdict()
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    monkeypatch.setattr(export.tensorrt, "open_device", RIGHT_DEVICE)
+    assert config("tensorrt-fp16").machine == {}
+
+
+def test_a_bench_compares_engines_where_they_can_run(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [ref.options["variant"] for ref in scorers("a", "artifact", made)] == ["fp32"]
+    monkeypatch.setattr(given, "can_run_engines", lambda: True)
+    whole, engine = scorers("a", "artifact", made)
+    assert (whole.runtime, engine.runtime, engine.options["variant"]) == (
+        "onnxruntime", "tensorrt", "tensorrt-fp16",
+    )  # fmt: skip
+    assert [device_of(engine, wanted) for wanted in ("cpu", "cuda")] == ["cuda", "cuda"]
 
 
 def test_the_default_check_refuses_what_is_no_onnx(tmp_path: Path) -> None:

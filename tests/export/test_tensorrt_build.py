@@ -61,6 +61,8 @@ def test_the_manifest_says_what_an_engine_is_tied_to(
         ("parse", r"cannot read fp32.onnx: node 3 'node_x' \(NonZero\): unsupported; .*recpress lint"),
         ("profile", r"profile 0 \(1, 1, 1\) is refused; mend `tensorrt.profiles`"),
         ("timing cache", r"refuses the timing cache .*\.timing; delete it"),
+        ("builder", r"failed at making a Builder \(.*nullptr\): \[fake\] no builder; .*does the driver fit"),
+        ("runtime", r"failed at making a Runtime"),
         ("build", r"failed at building the engine: \[fake\] no build; .*workspace_bytes"),
         ("deserialize", r"failed at deserializing the engine: \[fake\] no deserialize"),
         ("mark", r"failed at marking the weights x as refittable"),

@@ -253,6 +253,8 @@ class IBuilderConfig:
 
 class Builder:
     def __init__(self, logger: ILogger) -> None:
+        if _no("builder", logger):
+            raise TypeError("pybind11::init(): factory function returned nullptr")
         self.logger = logger
 
     def create_network(self, flags: int = 0) -> INetworkDefinition:
@@ -295,6 +297,8 @@ def _plan(told: dict[str, Any], model: onnx.ModelProto) -> IHostMemory:
 
 class Runtime:
     def __init__(self, logger: ILogger) -> None:
+        if _no("runtime", logger):
+            raise TypeError("pybind11::init(): factory function returned nullptr")
         self.logger, self.engine_host_code_allowed = logger, False
 
     def deserialize_cuda_engine(self, serialized_engine: bytes) -> "ICudaEngine | None":
