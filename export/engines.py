@@ -21,7 +21,7 @@ from export.half import to_half
 from export.onnx import save_onnx
 from export.quantized_body import quantized_body
 from export.recorded import Recorded
-from export.static import replace_weights, static_graph, table_weights, with_spare_rows
+from export.static import replace_weights, static_graph, table_weights, weights_of_table, with_spare_rows
 from export.tensorrt_config import SEEN_STEP, TensorrtConfig
 from export.variants import ENGINE, VariantName
 from recommender.errors import GateError, InputError, StageError
@@ -179,18 +179,14 @@ def _built(
 
     device, config = gpu_for([name]), order.config
     source, plan = catalogue / f"{name}.onnx", catalogue / f"{name}.plan"
-    files = save_onnx(graph, source)
-    n_items = manifest["catalogue"]["items"]
-    table = np.load(catalogue / "item_table.npy", mmap_mode="r")[: n_items + 1]
-    refittable = tuple(table_weights(graph, table, n_items)) if config.refittable else ()
+    files, refittable = save_onnx(graph, source), weights_of_table(graph) if config.refittable else ()
     with told_as_ours():
         facts = tensorrt.build(
             source, plan, config.asked(order.cache, refittable), precision=ENGINE[name], check=order.check,
             device=device, progress=order.progress,
         )  # fmt: skip
-    runner = catalogue.parent / RUNNER
-    if not runner.exists():
-        shutil.copyfile(str(tensorrt.__file__), runner)
+    if not (catalogue.parent / RUNNER).exists():
+        shutil.copyfile(str(tensorrt.__file__), catalogue.parent / RUNNER)
     machine, same = device.machine(), sizes(manifest)
     batches = ", ".join(f"{low} to {high}" for low, _, high in config.profiles)
     return {

@@ -305,34 +305,35 @@ class Artifact:
         if self.variant not in variants:
             raise ArtifactError(f"no variant {self.variant!r} in {folder} (it has: {', '.join(variants)})")
         chosen = variants[self.variant]
-        if device == "cpu" and not chosen.get("on_cpu", True):
-            fit = [name for name, entry in variants.items() if entry.get("on_cpu", True)]
-            raise ArtifactError(
-                f"{chosen['graph']} of {folder} is for {chosen['runs_on']}; open it there, or open another "
-                f"variant here ({', '.join(fit)})"
-            )
+        self._check_device(chosen, device)
         self.limit, self.max_length = int(chosen["top_k"]), int(chosen["max_length"])
         self.users_per_call: int | None = chosen.get("users_per_call")
         self.fixed_length: int | None = chosen.get("fixed_length")
-        suffix = Path(chosen.get("graph", "")).suffix
-        if device == "tensorrt" and (not suffix or suffix in ENGINES):
-            raise ArtifactError(
-                f"the device tensorrt is for whole ONNX graphs, and {self.variant} is none; open fp32, fp16 "
-                "or bf16, or open it with the device cuda"
-            )
         self._open_with = (threads, device)
         self._opening = threading.Lock()
         self._read_catalogue()
         self.graph = self._open_graph(chosen) if "graph" in chosen else None
-        able = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
-        if not able and suffix in ENGINES:
-            self._open_with = (threads, "cpu")  # for the body, which `score` and `allow` want
         self._body = None if "graph" in chosen else self._open_body(chosen["body"])
         self._index = self._open_index(chosen) if "index" in chosen else None
         self._head_file: str | None = chosen.get("head")
         self._head = None if "graph" in chosen or self._index else self._session(chosen["head"])
         reads = [] if self._head is None else [value.name for value in self._head.get_inputs()]
         self._head_reads = {"table": self._stored} if "table" in reads else {}
+
+    def _check_device(self, chosen: Mapping[str, Any], device: str) -> None:
+        """Raise ArtifactError where a variant is for another device, naming what is for this one."""
+        if device == "cpu" and not chosen.get("on_cpu", True):
+            fit = [entry["name"] for entry in self.manifest["variants"] if entry.get("on_cpu", True)]
+            raise ArtifactError(
+                f"{chosen['graph']} of {self.folder} is for {chosen['runs_on']}; open it there, or open "
+                f"another variant here ({', '.join(fit)})"
+            )
+        suffix = Path(chosen.get("graph", "")).suffix
+        if device == "tensorrt" and (not suffix or suffix in ENGINES):
+            raise ArtifactError(
+                f"the device tensorrt is for whole ONNX graphs, and {self.variant} is none; open fp32, fp16 "
+                "or bf16, or open it with the device cuda"
+            )
 
     def _read_catalogue(self) -> None:
         told = self.manifest["catalogue"]
@@ -379,6 +380,8 @@ class Artifact:
             opened: Session = _engine(path.suffix).open_engine(path, chosen, *self._open_with)
         except ValueError as error:
             raise ArtifactError(f"{path} cannot be opened here: {error}") from error
+        if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+            self._open_with = (self._open_with[0], "cpu")  # for the body, which `score` and `allow` want
         return opened
 
     def _open_body(self, name: str) -> "Body":

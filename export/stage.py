@@ -19,6 +19,7 @@ from recommender.stage import Bound, Context, Outputs, Shape, StageConfig
 if TYPE_CHECKING:
     from export.artifact import Origin
     from export.engines import EngineOrder
+    from export.tensorrt import Device
 
 CALIBRATION_USERS = 1024
 """Of whose histories (before the validation item) the ranges of tensorrt-fp8 are taken."""
@@ -78,14 +79,13 @@ class ExportConfig(StageConfig):
     @property
     def machine(self) -> dict[str, str]:
         """The GPU, driver and TensorRT, where engines are asked for and these are there."""
-        if ENGINE.keys().isdisjoint(self.variants or ()):
-            return {}
-        from export import tensorrt
+        device = None if ENGINE.keys().isdisjoint(self.variants or ()) else _gpu()
+        return {} if device is None or isinstance(device, str) else device.machine()._asdict()
 
-        try:
-            return tensorrt.open_device().machine()._asdict()
-        except tensorrt.MissingError:
-            return {}  # nothing is built here: the stage says what is missing
+    def lacking(self) -> str | None:
+        """That TensorRT or a GPU is missing, where engines are asked for."""
+        device = None if ENGINE.keys().isdisjoint(self.variants or ()) else _gpu()
+        return device if isinstance(device, str) else None
 
     def problems(self, known: Mapping[str, Shape]) -> list[tuple[str, str]]:
         """Variants that cannot hold the checkpoint's quantization scheme, and what engines cannot be."""
@@ -158,6 +158,16 @@ def run(config: ExportConfig, inputs: Mapping[str, Bound], context: Context) -> 
             "parity_seconds": time.perf_counter() - started,
         }
     )
+
+
+def _gpu() -> "Device | str":
+    """The GPU that engines are built for, or why there is none."""
+    from export import tensorrt
+
+    try:
+        return tensorrt.open_device()
+    except tensorrt.MissingError as error:
+        return str(error)
 
 
 def _engines(config: ExportConfig, context: Context, max_length: int) -> "EngineOrder | None":

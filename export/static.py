@@ -78,6 +78,12 @@ def replace_weights(model: ir.Model, arrays: Mapping[str, NDArray[Any]]) -> None
     common.ShapeInferencePass()(model)
 
 
+def weights_of_table(model: ir.Model) -> tuple[str, ...]:
+    """Names of the weights that hold the catalogue; in half precision they are called after it."""
+    names = model.graph.initializers
+    return tuple(each for each in names if each in (TABLE, ROWS) or each.startswith(f"{TABLE}_"))
+
+
 def table_weights(
     model: ir.Model, table: NDArray[np.float32], n_items: int
 ) -> dict[str, tuple[str, NDArray[Any]]]:
@@ -87,10 +93,9 @@ def table_weights(
     StageError where its numbers leave the range of the type.
     """
     found = {}
-    names = [name for name in model.graph.initializers if name == TABLE or name.startswith(f"{TABLE}_")]
     mask = model.graph.initializers.get(ROWS)
     rows = len(table) if mask is None or mask.shape is None else max(mask.shape.numpy()[1], len(table))
-    for name in names:
+    for name in (each for each in weights_of_table(model) if each != ROWS):
         kind = model.graph.initializers[name].dtype
         assert kind is not None
         with np.errstate(over="ignore"):

@@ -16,7 +16,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import file_digest
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
@@ -175,11 +175,8 @@ def build(
     machine, started = device.machine(), time.perf_counter()
     logger = _logger()
     builder = _made(trt.Builder, logger)
-    network, keep = _parsed(builder, onnx, logger)
+    network, keep = _parsed(builder, onnx, logger, asked.refittable)
     config = _configured(builder, asked)
-    for name in asked.refittable:
-        if not network.mark_weights_refittable(name):
-            raise _refused(f"marking the weights {name} as refittable", logger, "leave `refittable` out")
     _add_profiles(builder, network, config, asked.profiles)
     cache = _open_cache(config, asked, machine)
     told = config.progress_monitor = _monitor(progress)
@@ -193,17 +190,13 @@ def build(
     engine = _deserialized(content, logger, host_code=asked.version_compatible)
     facts = _described(engine)
     proof = prove(_inspected(engine, logger), precision)
-    temporary = plan.with_name(f".{plan.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    temporary.replace(plan)
+    _write(plan, content)
     del keep  # the parser owns the weights until here
-    with onnx.open("rb") as file:
-        digest = file_digest(file, "sha256").hexdigest()
     return {
         "machine": machine._asdict(),
         "profiles": [list(profile) for profile in asked.profiles],
         "flags": _flags(asked),
-        "onnx_sha256": digest,
+        "onnx_sha256": sha256(onnx.read_bytes()).hexdigest(),
         "timing_cache": timing,
         "precision_proof": proof,
         "seconds": time.perf_counter() - started,
@@ -220,7 +213,7 @@ def _flags(asked: Asked) -> dict[str, Any]:
 
 
 def _parsed(
-    builder: "trt.Builder", onnx: Path, logger: "trt.ILogger"
+    builder: "trt.Builder", onnx: Path, logger: "trt.ILogger", refittable: Sequence[str]
 ) -> tuple["trt.INetworkDefinition", "trt.OnnxParser"]:
     """The network of a graph, and its parser. From the path, so that weights beside the graph are found."""
     import tensorrt as trt
@@ -234,6 +227,9 @@ def _parsed(
             f"TensorRT {trt.__version__} cannot read {onnx.name}: {'; '.join(told) or 'no reason given'}",
             f"look for these operators with: recpress lint {onnx.name} --target tensorrt",
         )
+    for name in refittable:
+        if not network.mark_weights_refittable(name):
+            raise _refused(f"marking the weights {name} as refittable", logger, "leave `refittable` out")
     return network, parser
 
 
@@ -309,9 +305,7 @@ def _close_cache(config: "trt.IBuilderConfig", file: Path | None, before: bytes)
         return {"file": None, "hit": False}
     content = bytes(cache.serialize())
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    temporary.replace(file)
+    _write(file, content)
     return {"file": file.name, "hit": content == before}
 
 
@@ -428,7 +422,14 @@ def refit(plan: Path, new: Path, weights: Mapping[str, tuple[str, NDArray[Any]]]
     memory = engine.serialize_with_config(config)
     if memory is None:
         raise _refused("serializing the refitted engine", logger, "build the engine again")
-    new.write_bytes(bytes(memory))
+    _write(new, bytes(memory))
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(content)
+    temporary.replace(path)
 
 
 def check_machine(built: Mapping[str, Any], flags: Mapping[str, Any], here: Machine) -> None:

@@ -99,6 +99,10 @@ class StageConfig(Section):
         """What of this machine the result is tied to, for its fingerprint: empty for what runs anywhere."""
         return {}
 
+    def lacking(self) -> str | None:
+        """What this machine lacks for the stage, and what mends it; None where nothing is known to."""
+        return None
+
     def problems(self, known: Mapping[str, Shape]) -> list[tuple[str, str]]:
         """(field, what is wrong) for everything that can be seen before running; `known`: earlier names.
 

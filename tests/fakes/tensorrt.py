@@ -18,6 +18,16 @@ import onnxruntime
 from onnx import TensorProto, numpy_helper
 
 from export.half_check import rounded_in_float
+from tests.fakes.tensorrt_names import (
+    BuilderFlag,
+    DataType,
+    HardwareCompatibilityLevel,
+    LayerInformationFormat,
+    MemoryPoolType,
+    ProfilingVerbosity,
+    SerializationFlag,
+    TensorIOMode,
+)
 
 __version__ = "11.4.0.106"
 FAIL: set[str] = set()
@@ -33,15 +43,6 @@ def reset() -> None:
     CAPTURING.clear()
 
 
-class DataType(IntEnum):
-    FLOAT = 0
-    HALF = 1
-    INT8 = 2
-    INT32 = 3
-    INT64 = 4
-    BF16 = 5
-
-
 NUMPY = {
     DataType.FLOAT: np.float32,
     DataType.INT64: np.int64,
@@ -52,49 +53,6 @@ OF_ONNX = {
     TensorProto.FLOAT: DataType.FLOAT, TensorProto.INT64: DataType.INT64, TensorProto.INT32: DataType.INT32,
     TensorProto.FLOAT16: DataType.HALF, TensorProto.BFLOAT16: DataType.BF16,
 }  # fmt: skip
-
-
-class TensorIOMode(IntEnum):
-    NONE = 0
-    INPUT = 1
-    OUTPUT = 2
-
-
-class BuilderFlag(IntEnum):
-    TF32 = 7
-    SPARSE_WEIGHTS = 8
-    VERSION_COMPATIBLE = 11
-    REFIT_INDIVIDUAL = 18
-
-
-class NetworkDefinitionCreationFlag(IntEnum):
-    STRONGLY_TYPED = 0
-
-
-class MemoryPoolType(IntEnum):
-    WORKSPACE = 0
-
-
-class HardwareCompatibilityLevel(IntEnum):
-    NONE = 0
-    AMPERE_PLUS = 1
-    SAME_COMPUTE_CAPABILITY = 2
-
-
-class ProfilingVerbosity(IntEnum):
-    LAYER_NAMES_ONLY = 0
-    NONE = 1
-    DETAILED = 2
-
-
-class LayerInformationFormat(IntEnum):
-    ONELINE = 0
-    JSON = 1
-
-
-class SerializationFlag(IntEnum):
-    EXCLUDE_WEIGHTS = 0
-    INCLUDE_REFIT = 2
 
 
 class ILogger:
