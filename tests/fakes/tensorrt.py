@@ -24,11 +24,14 @@ from tests.fakes.tensorrt_names import (
     HardwareCompatibilityLevel,
     LayerInformationFormat,
     MemoryPoolType,
+    NetworkDefinitionCreationFlag,
     ProfilingVerbosity,
     SerializationFlag,
     TensorIOMode,
 )
 
+__all__ = ("NetworkDefinitionCreationFlag",)
+"""Names that only its user calls."""
 __version__ = "11.4.0.106"
 FAIL: set[str] = set()
 CALLS: list[Any] = []
