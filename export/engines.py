@@ -162,8 +162,7 @@ def refreshed_entry(
     files = save_onnx(graph, made / source.name)
     plan = made / f"{name}.plan"
     with told_as_ours():
-        tensorrt.check_machine(told["machine"], told["flags"], device.machine())
-        tensorrt.refit(folder / entry["graph"], plan, weights, device=device)
+        tensorrt.refit(folder / entry["graph"], plan, weights, told=told, device=device)
     return {**entry, **_places(made, plan, files), "engine": {**told, "refitted": True}}
 
 

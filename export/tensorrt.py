@@ -394,16 +394,25 @@ def _type_of(text: str) -> str | None:
     return found or ("fp32" if re.search(r"float|fp32", text) else None)
 
 
-def refit(plan: Path, new: Path, weights: Mapping[str, tuple[str, NDArray[Any]]], *, device: Device) -> None:
+def refit(
+    plan: Path,
+    new: Path,
+    weights: Mapping[str, tuple[str, NDArray[Any]]],
+    *,
+    told: Mapping[str, Any],
+    device: Device,
+) -> None:
     """Write an engine with other weights: name -> (HALF, BF16 or FLOAT; array of the same shape as before).
 
-    Raises EngineError where the engine takes none, or not these.
+    `told`: of the manifest: machine, flags. Raises UnfitError where the engine is for another machine,
+    EngineError where it takes no weights, or not these.
     """
     import tensorrt as trt
 
-    del device  # opened by the caller, so that an engine is only refitted where it would run
+    check_machine(told["machine"], told["flags"], device.machine())
     logger = _logger()
-    engine = _deserialized(plan.read_bytes(), logger, host_code=False)
+    host_code = bool(told["flags"]["version_compatible"])
+    engine = _deserialized(plan.read_bytes(), logger, host_code=host_code)
     if not engine.refittable:
         raise EngineError(f"{plan.name} cannot be refitted", "build it with `tensorrt.refittable: true`")
     refitter = trt.Refitter(engine, logger)

@@ -204,18 +204,18 @@ def test_a_refit_that_fails_leaves_nothing(
     fake_trt: ModuleType, scoring: Scoring, tmp_path: Path, step: str, message: str
 ) -> None:
     plan = tmp_path / "a.plan"
-    built(scoring["spare"], plan, refittable=("item_table", "rows"))
+    told = built(scoring["spare"], plan, refittable=("item_table", "rows"))
     fake_trt.FAIL.add(step)
     rows = {"rows": ("FLOAT", fake_trt.weights_of(plan.read_bytes(), "rows"))}
     with pytest.raises(EngineError, match=message):
-        refit(plan, tmp_path / "b.plan", rows, device=CpuDevice())
+        refit(plan, tmp_path / "b.plan", rows, told=told, device=CpuDevice())
     assert not (tmp_path / "b.plan").exists()
 
 
 def test_only_a_refittable_engine_is_refitted(fake_trt: ModuleType, scoring: Scoring, tmp_path: Path) -> None:
-    built(scoring["fp32"], tmp_path / "a.plan")
+    told = built(scoring["fp32"], tmp_path / "a.plan")
     with pytest.raises(EngineError, match=r"a\.plan cannot be refitted; .*refittable: true"):
-        refit(tmp_path / "a.plan", tmp_path / "b.plan", {}, device=CpuDevice())
+        refit(tmp_path / "a.plan", tmp_path / "b.plan", {}, told=told, device=CpuDevice())
 
 
 def test_a_missing_tensorrt_or_gpu_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from export.tensorrt import (
     refit,
 )
 from tests.export.engines import SEEN, built
-from tests.export.fixtures import MAX_LENGTH, N_ITEMS, TOP_K, left_padded
+from tests.export.fixtures import MAX_LENGTH, N_ITEMS, left_padded
 from tests.fakes.device import HERE, CpuDevice
 
 Scoring = dict[str, Path]
@@ -150,10 +150,13 @@ def test_histories_beyond_its_length_are_refused(
         engine.run(("scores",), {"items": left_padded(1, 13), "seen": np.zeros((1, 1), np.int64)})
 
 
+@pytest.mark.parametrize("compatible", [False, True])
 def test_a_refitted_engine_answers_with_the_new_table(
-    fake_trt: ModuleType, scoring: Scoring, tmp_path: Path
+    fake_trt: ModuleType, scoring: Scoring, tmp_path: Path, compatible: bool
 ) -> None:
-    engine, _ = opened(scoring["spare"], tmp_path, refittable=("item_table", "rows"))
+    asked: dict[str, Any] = {"refittable": ("item_table", "rows"), "version_compatible": compatible}
+    told = built(scoring["spare"], tmp_path / "a.plan", **asked)
+    engine = Engine((tmp_path / "a.plan").read_bytes(), told, CpuDevice())
     plan, given = tmp_path / "a.plan", {"items": left_padded(4, 6), "seen": np.zeros((4, 1), np.int64)}
     before = engine.run(("top_items", "scores"), given)
     assert before[0].max() <= N_ITEMS  # spare rows never come back
@@ -161,19 +164,15 @@ def test_a_refitted_engine_answers_with_the_new_table(
     rows = fake_trt.weights_of(plan.read_bytes(), "rows").copy()
     table = table.copy()
     table[N_ITEMS + 1], rows[0, N_ITEMS + 1] = 100 * table[3], 0  # one item more
-    refit(
-        plan,
-        tmp_path / "b.plan",
-        {"item_table": ("FLOAT", table), "rows": ("FLOAT", rows)},
-        device=CpuDevice(),
-    )
-    told: dict[str, Any] = {"length": MAX_LENGTH, "seen": SEEN, "top_k": TOP_K, "flags": FLAGS}
-    told["profiles"] = [[1, 1, 1], [1, 16, 64]]
+    new = {"item_table": ("FLOAT", table), "rows": ("FLOAT", rows)}
+    refit(plan, tmp_path / "b.plan", new, told=told, device=CpuDevice())
     after = Engine((tmp_path / "b.plan").read_bytes(), told, CpuDevice()).run(("top_items", "scores"), given)
     assert (after[0] == N_ITEMS + 1).any()
     again = tmp_path / "c.plan"
-    refit(tmp_path / "b.plan", again, {"rows": ("FLOAT", rows)}, device=CpuDevice())
+    refit(tmp_path / "b.plan", again, {"rows": ("FLOAT", rows)}, told=told, device=CpuDevice())
     assert again.exists()  # and can be refitted once more
+    with pytest.raises(UnfitError, match="here Other"):
+        refit(plan, again, {}, told=told, device=CpuDevice(HERE._replace(gpu="Other")))
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,7 @@ def test_a_refit_puts_a_new_item_in(device: Device, tmp_path: Path, name: Varian
     before = Engine((tmp_path / "a.plan").read_bytes(), told, device).run(("top_items",), given(9))[0]
     assert before.max() <= N_ITEMS
     table = np.random.default_rng(0).normal(size=(N_ITEMS + 2, 8)).astype(np.float32)
-    refit(tmp_path / "a.plan", tmp_path / "b.plan", table_weights(graph, table, N_ITEMS + 1), device=device)
+    new = table_weights(graph, table, N_ITEMS + 1)
+    refit(tmp_path / "a.plan", tmp_path / "b.plan", new, told=told, device=device)
     after = Engine((tmp_path / "b.plan").read_bytes(), told, device).run(("top_items",), given(9))[0]
     assert (after == N_ITEMS + 1).any()
