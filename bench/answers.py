@@ -16,6 +16,8 @@ from typing import Any, BinaryIO
 
 from bench import open_loop, process, wire
 from bench.apart import TakenApart
+from bench.device_work import NothingTracedError, device_work
+from bench.gpu_peaks import GpuBench
 from bench.peaks import Bench
 from recommender.errors import InputError
 from recommender.scoring import HistoryArrays, Scorer, ScorerRef
@@ -70,9 +72,11 @@ class Answers:
             "burst": self._burst,
             "open-loop": self._open_loop,
             "peak": self._peak,
+            "device-work": self._device_work,
             "trace": self._trace,
             "split": self._split,
             "machine": self._machine,
+            "gpu": self._gpu,
         }
 
     def to(self, order: wire.Message) -> wire.Message:
@@ -82,6 +86,10 @@ class Answers:
     def _open(self, said: Said, order: wire.Message) -> wire.Message:
         """{ref, device, threads, events} -> {ns}: nanoseconds of opening; nothing is collected afterwards."""
         ref = _ref(said)
+        if said["events"] and ":" in said["device"]:
+            import torch
+
+            torch.cuda.set_device(said["device"])  # of events, and of the memory that is asked for
         started = time.perf_counter_ns()
         self.scorer = ref.open(device=said["device"], threads=said["threads"])
         took = time.perf_counter_ns() - started
@@ -155,7 +163,23 @@ class Answers:
         torch = sys.modules.get("torch")
         on_device = torch is not None and torch.cuda.is_initialized()
         device = torch.cuda.max_memory_allocated() if torch is not None and on_device else None
-        return wire.Message({"bytes": process.peak_memory_bytes(), "device_bytes": device})
+        known = device or None  # 0: torch is there, and another library does the work
+        return wire.Message({"bytes": process.peak_memory_bytes(), "device_bytes": known})
+
+    def _device_work(self, said: Said, order: wire.Message) -> wire.Message:
+        """{k, calls} -> {work, missing}: what a call has the GPU do, or why nobody knows."""
+        scorer, number = self._scorer(), 0
+
+        def call() -> None:
+            nonlocal number
+            scorer.top_k(self.batches[number % len(self.batches)], said["k"])
+            number += 1
+
+        try:
+            found = device_work(call, calls=said["calls"])
+        except NothingTracedError as error:
+            return wire.Message({"work": None, "missing": str(error)})
+        return wire.Message({"work": found._asdict(), "missing": None})
 
     def _trace(self, said: Said, order: wire.Message) -> wire.Message:
         """{ref, device, threads} -> {how, formulas}: how calls can be taken apart; what they cost."""
@@ -179,6 +203,19 @@ class Answers:
         )
         trials = [
             {"what": t.what, "library": t.library, "how": t.how, "shape": t.shape, "rates": rates}
+            for t, rates in found
+        ]
+        return wire.Message({"trials": trials})
+
+    def _gpu(self, said: Said, order: wire.Message) -> wire.Message:
+        """{device, buffer_bytes, shapes, repeats} -> {trials}: the same of a GPU, in every precision."""
+        found = GpuBench(said["device"]).rates(
+            buffer_bytes=said["buffer_bytes"],
+            shapes=[(m, k, n) for m, k, n in said["shapes"]],
+            repeats=said["repeats"],
+        )
+        trials = [
+            {"what": t.what, "how": t.how, "precision": t.precision, "shape": t.shape, "rates": rates}
             for t, rates in found
         ]
         return wire.Message({"trials": trials})

@@ -18,7 +18,8 @@ class TakenApart:
     """A scorer and the way to look into its calls; `how` is None where there is none.
 
     Checkpoints are hooked; what onnxruntime runs is profiled, in a second scorer that is opened for each load
-    (a profile ends once, and holds a million events at most).
+    (a profile ends once, and holds a million events at most). A compiled checkpoint is one program, and what
+    runs on a GPU is not taken apart: hooks would wait for it at every seam.
     """
 
     def __init__(self, ref: ScorerRef, *, device: str, threads: int) -> None:
@@ -28,17 +29,26 @@ class TakenApart:
         self.opened: Callable[[], Scorer] = opened
         self.scorer = opened()
         self.how: How | None = "profile" if ref.runtime == "onnxruntime" else None
-        ranking = sys.modules.get("recommender.ranking")  # not there: no checkpoint was opened
-        if ranking is not None and isinstance(self.scorer, ranking.TorchScorer):
+        if self._is("recommender.ranking", "TorchScorer"):
             self.how = "hooks"
+        if device != "cpu":
+            self.how = None
+
+    def _is(self, module: str, name: str) -> bool:
+        """Whether the scorer is of this class; its module is not there where no checkpoint was opened."""
+        found = sys.modules.get(module)
+        return found is not None and isinstance(self.scorer, getattr(found, name))
 
     def formulas(self) -> Mapping[str, Any] | None:
-        """The cost of a checkpoint, told by its model; None: not known."""
-        if self.how != "hooks":
+        """The cost of a checkpoint as it runs, told by its model; None: not known."""
+        if not self._is("recommender.ranking", "TorchScorer") and not self._is(
+            "recommender.program", "ProgramScorer"
+        ):
             return None
-        from recommender.models.cost import cost_card
+        from recommender.models.cost import PRECISIONS, cost_card
 
-        return cost_card(self.scorer.model)  # type: ignore[attr-defined]
+        scorer: Any = self.scorer
+        return cost_card(scorer.model, table_precision=PRECISIONS[scorer.table().dtype])
 
     def split(
         self, batches: Sequence[HistoryArrays], *, k: int, calls: int, seconds: float, rows: int

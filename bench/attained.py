@@ -4,11 +4,13 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from bench.gpu_roofline import gpu_row
 from bench.latency import Timed
 from bench.reasons import reason
 from bench.report.roofline_parts import (
     PARTS,
     CallPart,
+    GpuMachine,
     Machine,
     PartOfCall,
     PeakTrial,
@@ -28,12 +30,18 @@ QUIET = 0.8
 
 
 def roofline_section(evidence: Evidence, cells: Sequence[Timed], *, k: int, rows: int) -> Roofline:
-    """Rows of every candidate that was timed on the processor, and why it is not faster.
+    """Rows of every candidate, against the processor or the GPU that it ran on, and why it is not faster.
 
     `k` items per list, out of a table of `rows`.
     """
     machine = machine_of(evidence, threads=cells[0].threads)
-    found = Roofline(machine=machine, rows=[], reasons=[], missing={}, cautions=list(cautions(machine)))
+    found = Roofline(
+        machine=machine, gpu=evidence.gpu, rows=[], reasons=[], missing={}, cautions=list(cautions(machine))
+    )
+    if evidence.gpu_failed is not None:
+        found.cautions.append(
+            f"The GPU was not measured to the end: the process that measures it {evidence.gpu_failed}."
+        )
     if evidence.machine_failed is not None:
         found.cautions.append(
             "The machine was not measured to the end: the process that measures it "
@@ -42,9 +50,11 @@ def roofline_section(evidence: Evidence, cells: Sequence[Timed], *, k: int, rows
     for name, measured in evidence.candidates.items():
         missing = list(measured.missing)
         try:
-            own = [
-                _row(name, timed, measured, machine, k=k, rows=rows) for timed in _told(name, measured, cells)
-            ]
+            if measured.tf32 is not None:
+                own = list(_gpu_rows(name, measured, evidence.gpu, cells, k=k, rows=rows))
+            else:
+                told = _told(name, measured, cells)
+                own = [_row(name, timed, measured, machine, k=k, rows=rows) for timed in told]
             text = reason(own)
         except Exception as error:  # what is odd about one candidate costs neither the others nor the report
             missing.append(f"no bounds could be told: {in_words(error)}")
@@ -54,6 +64,17 @@ def roofline_section(evidence: Evidence, cells: Sequence[Timed], *, k: int, rows
         if missing:
             found.missing[name] = "; ".join(missing)
     return found
+
+
+def _gpu_rows(
+    name: str, measured: Measured, gpu: GpuMachine | None, cells: Sequence[Timed], *, k: int, rows: int
+) -> Iterator[RooflineRow]:
+    """Nothing where the work or the GPU is not known, of which something else tells."""
+    if gpu is None or measured.formulas is None:
+        return
+    for timed in (timed for timed in cells if name in timed.seconds):
+        works = mean_work(measured.formulas, timed.load, k, rows)
+        yield gpu_row(name, timed, measured.formulas, works, gpu, tf32=bool(measured.tf32))
 
 
 def _told(name: str, measured: Measured, cells: Sequence[Timed]) -> list[Timed]:

@@ -1,7 +1,7 @@
 """What is compared: the names of the recipe, and how each of them is opened for every seed."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -11,6 +11,7 @@ from recommender.errors import InputError, StageError, nearest
 from recommender.files import read_json
 from recommender.scoring import ScorerRef
 from recommender.stage import Bound
+from recommender.ways import EAGER, WAYS, Way
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,21 @@ class Candidate:
         variant = self.ref.options.get("variant")
         return None if variant is None else str(variant)
 
+    @property
+    def way(self) -> str | None:
+        """How torch runs a checkpoint; None for eager float32, and where torch runs nothing."""
+        way = self.ref.options.get("way")
+        return None if way is None else str(way)
 
-def resolve(names: Sequence[str], by_seed: Mapping[int, Mapping[str, Bound]]) -> list[Candidate]:
+
+def resolve(
+    names: Sequence[str], by_seed: Mapping[int, Mapping[str, Bound]], ways: Sequence[Way] = (EAGER,)
+) -> list[Candidate]:
     """The candidates of these names, in order: one per scorer, so an artifact with two variants gives two.
 
     The first scorer of a name (of an artifact: its default variant) gives a candidate of that name, the
-    others `name:variant`. Raises InputError for a name that no stage binds, StageError when nothing opens it
+    others `name:variant`. `ways`, of which the first is eager: those to run every checkpoint in torch; the
+    others give `name:way`. Raises InputError for a name that no stage binds, StageError when nothing opens it
     for every seed.
     """
     found: list[Candidate] = []
@@ -58,13 +68,16 @@ def resolve(names: Sequence[str], by_seed: Mapping[int, Mapping[str, Bound]]) ->
                     f"nothing is called {name!r} (seed {seed}){nearest(name, bounds)}", where="bench.compare"
                 )
         bound_by_seed = {seed: bounds[name] for seed, bounds in by_seed.items()}
-        found += _of_one_name(name, bound_by_seed)
+        found += _of_one_name(name, bound_by_seed, ways)
     return found
 
 
-def _of_one_name(name: str, bounds: Mapping[int, Bound]) -> list[Candidate]:
+def _of_one_name(name: str, bounds: Mapping[int, Bound], torch_ways: Sequence[Way]) -> list[Candidate]:
     """Variants that a seed's artifact does not hold are left out: which ones pay is decided per export."""
-    ways = {seed: {_way(ref): ref for ref in bound.scorers} for seed, bound in bounds.items()}
+    ways = {
+        seed: {_way(ref): ref for scorer in bound.scorers for ref in _in_every_way(scorer, torch_ways)}
+        for seed, bound in bounds.items()
+    }
     first = next(iter(ways.values()))
     shared = [way for way in first if all(way in each for each in ways.values())]
     if not shared:
@@ -98,9 +111,23 @@ def left_out(names: Sequence[str], by_seed: Mapping[int, Mapping[str, Bound]]) -
     return said
 
 
+def _in_every_way(ref: ScorerRef, ways: Sequence[Way]) -> list[ScorerRef]:
+    """A checkpoint once for each way, anything else as it is; the opener's own way is eager."""
+    if ref.kind != "checkpoint" or ref.runtime != "torch":
+        return [ref]
+    return [ref if way == EAGER else replace(ref, options={**ref.options, "way": way}) for way in ways]
+
+
+def runnable(found: Sequence[Candidate], device: str) -> tuple[list[Candidate], list[str]]:
+    """The candidates that run where only `device` is used, and in sentences those that do not."""
+    foreign = [each for each in found if each.ref.device not in (None, "cpu", device)]
+    said = [f"{each.name} is not compared: it runs on {each.ref.device} only." for each in foreign]
+    return [each for each in found if each not in foreign], said
+
+
 def _way(ref: ScorerRef) -> str:
     """What tells the scorers of one name apart."""
-    return str(ref.options.get("variant", ref.runtime))
+    return str(ref.options.get("variant") or ref.options.get("way") or ref.runtime)
 
 
 def manifest_entry(candidate: Candidate) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
@@ -142,8 +169,9 @@ def formulas_of(candidate: Candidate) -> CostFormulas | None:
 
 
 def check_answers(candidate: Candidate, length: int, *, sampled_negatives: int | None) -> None:
-    """Raise InputError where an artifact cannot answer what will be asked; checkpoints answer everything."""
+    """Raise InputError where an artifact, or a compiled checkpoint, cannot answer what will be asked."""
     if candidate.bound.kind != "artifact":
+        _check_way_answers(candidate, sampled_negatives)
         return
     if sampled_negatives is not None:
         raise InputError(
@@ -160,13 +188,23 @@ def check_answers(candidate: Candidate, length: int, *, sampled_negatives: int |
         )
 
 
-def device_of(ref: ScorerRef, wanted: str) -> str:
-    """The device to open a scorer on: the wanted one, or cpu for an onnxruntime that was built without it.
+def _check_way_answers(candidate: Candidate, sampled_negatives: int | None) -> None:
+    """Compiled programs give lists only."""
+    compiled = [name for name, way in WAYS.items() if way.compiled]
+    if sampled_negatives is not None and candidate.way in compiled:
+        raise InputError(
+            f"{candidate.name!r} gives its best items, not ranks among sampled ones",
+            where="evaluation.sampled_negatives",
+            fix=f"leave sampled_negatives out, or {', '.join(compiled)} out of bench.torch",
+        )
 
-    An engine runs on a GPU, whatever is wanted.
+
+def device_of(ref: ScorerRef, wanted: str) -> str:
+    """The device to open a scorer on: the wanted one, its own where it has but one, or cpu for an onnxruntime
+    that was built without it.
     """
-    if ref.runtime == "tensorrt":
-        return "cuda"
+    if ref.device is not None:
+        return ref.device
     if ref.runtime != "onnxruntime" or wanted != "cuda":
         return wanted
     import onnxruntime

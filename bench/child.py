@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from bench import wire
+from bench.device_work import DeviceWork
 from bench.open_loop import OpenLoopSamples
 from recommender.errors import InputError
 from recommender.scoring import HistoryArrays, ScorerRef
@@ -115,6 +116,12 @@ class Child:
             call_sizes=sizes,
             call_seconds=durations,
         )
+
+    def device_work(self, k: int, *, calls: int, seconds: float) -> DeviceWork | str:
+        """What a call over the load has the GPU do, mean over `calls`; or why that is not known."""
+        order = {"order": "device-work", "k": k, "calls": calls}
+        said = self.ask(order, seconds=(calls + 1) * seconds, doing="while its work on the GPU was traced")
+        return str(said["missing"]) if said["work"] is None else DeviceWork(**said["work"])
 
     def peak(self, *, seconds: float) -> tuple[int, int | None]:
         """(largest resident size so far, largest memory that torch had on the GPU), bytes."""

@@ -83,3 +83,5 @@ class RooflineSettings(Section):
         description="memory that is read for the bandwidth; null: 4 x the last cache, 256 at least",
     )
     square: int = Field(2048, ge=8, description="side of the large matrices that are multiplied")
+    gpu_square: int = Field(8192, ge=8, description="the same on a GPU, in fp32, TF32, bf16 and fp16")
+    gpu_buffer_mb: float = Field(1024, gt=0, description="GPU memory that is moved for its bandwidth")

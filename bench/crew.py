@@ -4,7 +4,7 @@ A child that fails is left out from then on and its failure kept; the others go 
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self, TypeVar
@@ -13,6 +13,7 @@ from bench.child import Call, Child, ChildFailed
 from bench.loads import Load
 from bench.process import usable_cores
 from recommender.scoring import ScorerRef
+from recommender.shapes import seen_width
 
 T = TypeVar("T")
 
@@ -72,11 +73,12 @@ class Crew:
             self.opening_seconds[name] = seconds
 
     def take(self, load: Load, *, k: int, warmup: int) -> None:
-        """Send every child the batches, and let it make `warmup` calls."""
+        """Send every child the batches, and let it make `warmup` calls of each of their shapes."""
+        numbers = list(warming(load, warmup))
 
         def warm(child: Child) -> float:
             child.load(load.batches, seconds=self.limits.opening)
-            calls = [child.call(i % len(load.batches), k, seconds=self.limits.opening) for i in range(warmup)]
+            calls = [child.call(number, k, seconds=self.limits.opening) for number in numbers]
             return sum(call.ns for call in calls) / 1e9
 
         for name, seconds in self.each(warm).items():
@@ -104,3 +106,16 @@ class Crew:
         except ChildFailed as failure:
             self.fail(name, failure)
             return None
+
+
+def warming(load: Load, calls: int) -> Iterator[int]:
+    """Numbers of the batches that warm up: the first ones, then one of every shape that these have not.
+
+    What is compiled per shape is then compiled before the clock starts.
+    """
+    widths = {seen_width(load.batches[number % len(load.batches)]) for number in range(calls)}
+    yield from (number % len(load.batches) for number in range(calls))
+    for number, batch in enumerate(load.batches):
+        if calls and seen_width(batch) not in widths:
+            widths.add(seen_width(batch))
+            yield from [number] * calls

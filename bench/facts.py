@@ -15,6 +15,7 @@ from recommender.checkpoint import read_info
 from recommender.files import read_json
 from recommender.sparsity import noted
 from recommender.stage import Bound
+from recommender.ways import WAYS
 
 PRECISIONS = {"F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16"}
 
@@ -41,7 +42,7 @@ def facts(candidate: Candidate) -> Facts:
         info = read_info(candidate.bound.path)
         return Facts(
             of=parent,
-            precision=stored_precision(candidate.bound.path),
+            precision=_run_precision(candidate),
             parameters=info.parameters,
             body_parameters=info.body_parameters,
             size_bytes=info.size_bytes,
@@ -91,6 +92,12 @@ def stored_precision(folder: Path) -> str | None:
         with safe_open(file, framework="numpy") as store:
             types |= {store.get_slice(name).get_dtype() for name in store.keys()}  # noqa: SIM118 - not a dict
     return " + ".join(sorted(PRECISIONS[each] for each in types if each in PRECISIONS)) or None
+
+
+def _run_precision(candidate: Candidate) -> str | None:
+    """What a checkpoint's products compute in: as its weights are stored, or as the way says."""
+    named = {str(name): way.precision for name, way in WAYS.items() if way.precision != "fp32"}
+    return named.get(candidate.way or "") or stored_precision(candidate.bound.path)
 
 
 def _stage(bound: Bound) -> Mapping[str, Any]:

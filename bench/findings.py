@@ -202,7 +202,7 @@ def _artifacts(report: Report) -> Iterator[Finding]:
             )
 
 
-DENSE = ("torch", "onnxruntime")
+DENSE = ("torch", "onnxruntime", "aot")
 """Runtimes that store and multiply zeros like any other number."""
 
 

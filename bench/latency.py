@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from bench.child import Call, ChildFailed
 from bench.compare import MIN_ROUNDS, Ratio, median_interval, median_ratio
+from bench.device_work import DeviceWork
 from bench.loads import Load
 from bench.report.schema import Latency, Speedup
 
@@ -38,6 +39,7 @@ class Timed:
     device_ms: Mapping[str, Float64] = field(default_factory=dict)  # the same, between CUDA events
     twin: Float64 | None = None
     in_a_row: int = 1  # calls of a turn, of which the last is the sample
+    work: Mapping[str, DeviceWork] = field(default_factory=dict)  # of those on a GPU that could be traced
 
 
 def measure(
@@ -88,6 +90,7 @@ def latency(timed: Timed, name: str) -> Latency:
         samples=len(samples),
         in_a_row=timed.in_a_row if timed.in_a_row > 1 else None,
         device_ms=None if device is None else float(np.median(device)),
+        **(timed.work[name]._asdict() if name in timed.work else {}),
         **high,
     )
 

@@ -103,7 +103,8 @@ def sentence(row: RooflineRow, *, fixed_ms: float | None = None) -> str:
     if row.without_peak:
         *names, last = (NAMES[part] for part in row.without_peak)
         told = f"{', '.join(names)} and {last}" if names else last
-        said.append(f"the products of {told} are not in fp32 and not in this bound")
+        why = "are not in fp32" if row.device is None else "are in a precision without a peak"
+        said.append(f"the products of {told} {why} and not in this bound")
     return "; ".join(said) + "."
 
 

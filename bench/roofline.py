@@ -14,10 +14,14 @@ from bench.apart import How
 from bench.candidates import Candidate, formulas_of
 from bench.child import Child, ChildFailed, as_plain
 from bench.config import RooflineSettings
+from bench.environment import environment
+from bench.gpu_roofline import MOST_POSITIONS as MOST_ON_GPU
+from bench.gpu_roofline import GpuPeaks, gpu_machine, runs_in_tf32
 from bench.latency import Timed
 from bench.loads import Load
 from bench.peaks import Shape, last_level_cache
 from bench.report import wording
+from bench.report.roofline_parts import GpuMachine
 from bench.stage import BenchConfig
 from bench.timing import Timings
 from recommender.cost import CostFormulas, PartName, Work, counts, work_of
@@ -33,13 +37,12 @@ NO_FORMULAS = {
     "artifact": "its manifest has no cost formulas, so FLOPs, bytes and bounds are unknown; export it again",
     "checkpoint": "its kind of model has no cost formulas, so FLOPs, bytes and bounds are unknown",
 }
-NO_SPLIT = "its calls cannot be taken apart: it is neither a checkpoint nor runs in onnxruntime sessions"
+NO_SPLIT = "its calls cannot be taken apart: it runs neither op by op in torch nor in onnxruntime sessions"
 OVERFLOWED = (
     "the profile of its calls at batch {batch} ({load}) is not whole, as onnxruntime keeps a million events: "
     "with fewer `roofline.calls` it would be"
 )
 NOT_WHOLE = "it was not taken apart to the end"
-NOT_HERE = "the roofline is one of processors, and it ran on {device}"
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ class Measured:
     shapes: list[Shape] = field(default_factory=list)
     splits: dict[tuple[str, int], Split] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
+    tf32: bool | None = None  # on a GPU: whether its float32 products are rounded; None: on the processor
 
 
 @dataclass(frozen=True)
@@ -82,33 +86,60 @@ class Evidence:
     buffer_bytes: int
     cache_bytes: int | None
     machine_failed: str | None = None  # what became of the child that measures it, after its first time
+    gpu: GpuMachine | None = None
+    gpu_failed: str | None = None
 
 
 def measure_roofline(
     config: BenchConfig, settings: RooflineSettings, found: Sequence[Candidate], timings: Timings,
     context: Context,
 ) -> Evidence:  # fmt: skip
-    """Take the candidates apart that were timed on the processor.
+    """Take the candidates apart that were timed on the processor, and find the bounds of those on a GPU.
 
     A candidate that fails here keeps what was measured before, and `missing` says what happened. Raises
     ChildFailed where the machine itself cannot be measured; where that fails later, its first peaks stand.
     """
-    machine = _Machine(settings, config, timings)
+    machine, gpu = _Machine(settings, config, timings), _gpu(settings, config, timings)
     try:
         machine.measure()
+        if gpu is not None:
+            gpu.measure()
         candidates: dict[str, Measured] = {}
         for each in found:
             cells = [timed for timed in timings.cells if each.name in timed.seconds]
             if not cells:
                 continue  # it failed, and the report says so
             context.progress("note", {"text": f"taking {each.name} apart"})
-            candidates[each.name] = _measured(each, cells, config, settings, timings, context)
-            machine.measure_again(candidates[each.name].shapes)
+            found_out = candidates[each.name] = _measured(each, cells, config, settings, timings, context)
+            if gpu is not None and found_out.tf32 is not None:
+                gpu.measure(found_out.shapes)
+            else:
+                machine.measure_again(found_out.shapes)
+        peaks = None
+        if gpu is not None:
+            peaks = gpu_machine(
+                gpu.trials(), device=gpu.device, name=environment().gpu, buffer_bytes=gpu.buffer_bytes
+            )
         return Evidence(
-            machine.trials(), candidates, machine.buffer_bytes, machine.cache_bytes, machine.failed
-        )
+            machine.trials(), candidates, machine.buffer_bytes, machine.cache_bytes, machine.failed, peaks,
+            None if gpu is None else gpu.failed,
+        )  # fmt: skip
     finally:
         machine.child.end()
+        if gpu is not None:
+            gpu.child.end()
+
+
+def _gpu(settings: RooflineSettings, config: BenchConfig, timings: Timings) -> GpuPeaks | None:
+    """The GPU that candidates ran on; None where none did."""
+    used = [device for device in timings.devices.values() if device.startswith("cuda")]
+    if not used:
+        return None
+    return GpuPeaks(
+        used[0], threads=timings.threads, cores=timings.cores or (), seconds=config.open_timeout_seconds,
+        repeats=settings.repeats, buffer_bytes=int(settings.gpu_buffer_mb * (1 << 20)),
+        square=settings.gpu_square,
+    )  # fmt: skip
 
 
 class _Machine:
@@ -164,20 +195,21 @@ def _measured(
     """All that can be found out of a candidate; whatever goes wrong is said, and costs nobody else."""
     found = Measured()
     device = timings.devices[candidate.name]
-    if device != "cpu":
-        found.missing.append(NOT_HERE.format(device=device))
-        return found
     try:
+        if device != "cpu":
+            found.tf32 = runs_in_tf32(candidate)
         found.formulas = formulas_of(candidate)
         if candidate.kind == "artifact" and found.formulas is None:
             found.missing.append(NO_FORMULAS["artifact"])
-        _take_apart(found, candidate, cells, config, settings, timings, context)
+        if device == "cpu" or candidate.kind == "checkpoint":
+            _take_apart(found, candidate, cells, config, settings, timings, context)
     except ChildFailed as failure:
         found.missing.append(f"{NOT_WHOLE}: it {failure.text}")
     except Exception as error:  # the times and the quality of all candidates are worth more than this
         found.missing.append(f"{NOT_WHOLE}: {in_words(error)}")
     if found.formulas is not None:
-        found.shapes = own_shapes(found.formulas, [timed.load for timed in cells])
+        most = MOST_POSITIONS if device == "cpu" else MOST_ON_GPU
+        found.shapes = own_shapes(found.formulas, [timed.load for timed in cells], most=most)
     return found
 
 
@@ -195,15 +227,16 @@ def _take_apart(
     child = Child(candidate.name, threads=timings.threads, cores=timings.cores or ())
     k, rows = min(config.k, context.prepared.n_items), context.prepared.n_items + 1
     try:
+        device = timings.devices[candidate.name]
         order = {
-            "order": "trace", "ref": as_plain(candidate.ref), "device": "cpu", "threads": timings.threads
+            "order": "trace", "ref": as_plain(candidate.ref), "device": device, "threads": timings.threads
         }  # fmt: skip
         said = child.ask(order, seconds=config.open_timeout_seconds, doing="when it was opened once more")
         if said["formulas"] is not None:
             found.formulas = CostFormulas.model_validate(said["formulas"])
         elif candidate.kind == "checkpoint":
             found.missing.append(NO_FORMULAS["checkpoint"])
-        for timed in cells:
+        for timed in cells if device == "cpu" else ():
             split = _split(child, timed.load, said["how"], k, config, settings, rows)
             if isinstance(split, Split):
                 found.splits[timed.load.name, timed.load.batch] = split
@@ -245,10 +278,10 @@ def mean_work(formulas: CostFormulas, load: Load, k: int, rows: int) -> dict[Par
     }
 
 
-def own_shapes(formulas: CostFormulas, loads: Sequence[Load]) -> list[Shape]:
+def own_shapes(formulas: CostFormulas, loads: Sequence[Load], most: int = MOST_POSITIONS) -> list[Shape]:
     """The products in the blocks, as the largest of the timed calls makes them."""
     largest = max(
         counts(formulas, lengths_of(batch), k=1)["position"] for load in loads for batch in load.batches
     )
-    rows = max(1, min(int(largest), MOST_POSITIONS))
+    rows = max(1, min(int(largest), most))
     return [(rows, inputs, outputs) for inputs, outputs in formulas.shapes]

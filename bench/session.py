@@ -9,7 +9,15 @@ from dataclasses import dataclass, field, replace
 
 from bench import card
 from bench.attained import roofline_section
-from bench.candidates import Candidate, check_answers, device_of, formulas_of, left_out, resolve
+from bench.candidates import (
+    Candidate,
+    check_answers,
+    device_of,
+    formulas_of,
+    left_out,
+    resolve,
+    runnable,
+)
 from bench.child import ChildFailed
 from bench.environment import environment, usable_cores
 from bench.facts import facts
@@ -31,6 +39,7 @@ from recommender.files import read_json
 from recommender.profile import DepthProfile
 from recommender.scoring import Int64, Scorer
 from recommender.stage import Bound, Context, Outputs
+from recommender.ways import check_way
 
 
 @dataclass
@@ -48,7 +57,10 @@ def measure_all(config: BenchConfig, inputs: Mapping[str, Bound], context: Conte
     candidate failed. One that fails is named in the report, and the others go on. Quality pools the seeds of
     `context.by_seed`; the scorers of the first seed are timed.
     """
-    found = resolve(config.compare, context.by_seed or {context.seed: inputs})
+    for way in config.torch:
+        check_way(way, context.device)
+    found = resolve(config.compare, context.by_seed or {context.seed: inputs}, config.torch)
+    found, foreign = runnable(found, context.device)
     for candidate in found:
         longest = min(max(*context.evaluation.ks, LISTED, config.k), context.prepared.n_items)
         check_answers(candidate, longest, sampled_negatives=context.evaluation.sampled_negatives)
@@ -58,7 +70,7 @@ def measure_all(config: BenchConfig, inputs: Mapping[str, Bound], context: Conte
     against = next(each.name for each in found if each.bound.name == config.reference)
     timings = time_all(config, found, against, context, threads)
     unshared = left_out(config.compare, context.by_seed or {context.seed: inputs})
-    timings = replace(timings, notes=[*timings.notes, *unshared])
+    timings = replace(timings, notes=[*timings.notes, *unshared, *foreign])
     roofline, timings = _roofline(config, found, timings, context)
     users = drawn_users(context.split, config.users, context.seed)
     evidence = _judge(found, timings, context, threads, users)
@@ -115,7 +127,7 @@ def _judge(
         step = {"step": number, "total": len(found), "text": f"quality of {candidate.name}"}
         context.progress("step", step)
         try:
-            with _threads_put_back():
+            with _torch_put_back():
                 evidence.judged[candidate.name] = judge(
                     _opened(candidate, context, threads),
                     context.prepared,
@@ -135,15 +147,18 @@ def _judge(
 
 
 @contextmanager
-def _threads_put_back() -> Iterator[None]:
-    """Opening a checkpoint sets torch's threads for this process, whose later stages are not the bench's."""
+def _torch_put_back() -> Iterator[None]:
+    """Opening a checkpoint sets torch's threads, and in one way TF32, for this process, whose later stages
+    and candidates are others.
+    """
     import torch
 
-    before = torch.get_num_threads()
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(precision)
 
 
 def _opened(candidate: Candidate, context: Context, threads: int) -> Iterator[tuple[int, Scorer]]:

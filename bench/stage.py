@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from bench.config import CostSettings, OpenLoopSettings, RooflineSettings
 from recommender.errors import nearest
 from recommender.stage import Bound, Context, Kind, Measures, Outputs, Shape, StageConfig
+from recommender.ways import EAGER, Way
 
 Positive = Annotated[int, Field(ge=1)]
 DAY = 86_400.0
@@ -21,6 +22,13 @@ class BenchConfig(StageConfig):
     compare: tuple[str, ...] = Field(min_length=1, description="names to compare, in the order of the report")
     against: str | None = Field(
         None, description="the one that ratios refer to; null: the first of `compare`"
+    )
+    torch: tuple[Way, ...] = Field(
+        (EAGER,),
+        min_length=1,
+        description="ways to run every checkpoint in torch, eager first; the others give a candidate "
+        "NAME:WAY each. bf16, tf32: its products in that precision; compile: one compiled program per "
+        "call; graphs: that through CUDA graphs (tf32 and graphs: on CUDA only)",
     )
     batch_sizes: tuple[Positive, ...] = Field(
         (1, 32, 256), min_length=1, description="users per call that are timed"
@@ -78,11 +86,13 @@ class BenchConfig(StageConfig):
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
-        for name in ("compare", "batch_sizes", "loads", "profiles"):
+        for name in ("compare", "torch", "batch_sizes", "loads", "profiles"):
             values = getattr(self, name)
             twice = [value for value in dict.fromkeys(values) if values.count(value) > 1]
             if twice:
                 raise ValueError(f"`{name}` names {', '.join(map(repr, twice))} twice")
+        if self.torch[0] != EAGER:
+            raise ValueError("`torch` has to begin with eager, which the plain name stands for")
         return self
 
     @property

@@ -1,7 +1,7 @@
 """Everything that is measured in child processes: closed loops, the A/A floor, energy, open loops, memory."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -10,6 +10,7 @@ from bench import energy
 from bench.candidates import Candidate, device_of
 from bench.child import Call, Child, ChildFailed
 from bench.crew import TWIN, Crew, Limits
+from bench.device_work import CALLS, DeviceWork
 from bench.latency import Timed, Turn, latency, measure
 from bench.loads import USERS, Load, make_load
 from bench.report.schema import Energy, Latency
@@ -62,8 +63,8 @@ def time_all(
             crew.open(each.name, each.ref, devices[each.name])
             if each.name == against and config.aa:
                 crew.open(each.name + TWIN, each.ref, devices[each.name])
-        power = _Power(config, devices)
-        cells = list(_cells(config, crew, against, context, power))
+        power, tracing = _Power(config, devices), _Tracing(devices)
+        cells = list(_cells(config, crew, against, context, power, tracing))
         open_loops, saturation_notes = _open_loops(config, crew, cells, context)
         peaks = crew.each(lambda child: child.peak(seconds=limits.call))
         twin = against + TWIN
@@ -82,12 +83,12 @@ def time_all(
             peaks=peaks,
             energy=power.found,
             open_loops=open_loops,
-            notes=[*power.notes, *saturation_notes],
+            notes=[*power.notes, *tracing.notes, *saturation_notes],
         )
 
 
 def _cells(
-    config: BenchConfig, crew: Crew, against: str, context: Context, power: "_Power"
+    config: BenchConfig, crew: Crew, against: str, context: Context, power: "_Power", tracing: "_Tracing"
 ) -> Iterator[Timed]:
     cells = [(load, batch) for load in config.loads for batch in config.batch_sizes]
     k = min(config.k, context.prepared.n_items)
@@ -98,10 +99,11 @@ def _cells(
             name, context.prepared, context.split, batch=batch, rounds=config.rounds,
             max_length=context.data.max_length, seed=context.seed, mask_seen=context.evaluation.mask_seen,
         )  # fmt: skip
-        yield time_cell(
+        timed = time_cell(
             crew, load, against, k=k, rounds=config.rounds, warmup=config.warmup, seed=context.seed,
             budget_seconds=config.latency_seconds / len(cells), in_a_row=config.in_a_row,
         )  # fmt: skip
+        yield replace(timed, work=tracing.measure(crew, k))
         power.measure(crew, load, k)
     context.progress("done", {})
 
@@ -140,6 +142,29 @@ def as_timed(
     }
     twin = seconds.pop(against + TWIN, None)
     return Timed(load, threads, seconds, device, twin, in_a_row)
+
+
+class _Tracing:
+    """What each candidate on a GPU has it do: kernels and copies, in calls that are traced."""
+
+    def __init__(self, devices: Mapping[str, str]) -> None:
+        self.notes: list[str] = []
+        self.names = {name for name, device in devices.items() if device.startswith("cuda")}
+
+    def measure(self, crew: Crew, k: int) -> dict[str, DeviceWork]:
+        """Over the load that was sent last; a candidate that cannot be traced is noted and asked no more."""
+
+        def of(child: Child) -> DeviceWork | None:
+            if child.name not in self.names:  # the reference's second child among them
+                return None
+            found = child.device_work(k, calls=CALLS, seconds=crew.limits.call)
+            if isinstance(found, str):
+                self.names.remove(child.name)
+                self.notes.append(f"Copies and kernels of {child.name} were not measured: {found}.")
+                return None
+            return found
+
+        return crew.each(of)
 
 
 class _Power:

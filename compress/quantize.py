@@ -69,13 +69,15 @@ class QuantizeConfig(StageConfig):
         "smallest to the largest",
     )
     sensitivity: bool = Field(
-        False, description="measure what the validation loss gains by each matrix alone (mixed: always)"
+        False,
+        description="measure what the validation loss gains by each matrix alone, rounded by `method` "
+        "(mixed: always)",
     )
     budget: float = Field(
         0.01,
         ge=0,
-        description="mixed: by how much the validation loss (nats) may rise, as measured of the matrices "
-        "rounded to nearest; an item table of fewer bits and gptq come on top",
+        description="mixed: by how much the validation loss (nats) may rise, as measured of all matrices "
+        "rounded by `method`; an item table of fewer bits comes on top",
     )
 
     @model_validator(mode="after")
@@ -245,10 +247,10 @@ def _settled(
         if not config.sensitivity:
             return scheme, []
         tried = {name: [matrix] for name, matrix in scheme.matrices.items() if matrix.kind != "fp32"}
-        metrics["sensitivity"] = work.rises(tried, before)
+        metrics["sensitivity"] = work.rises(tried, before, scheme.method)
         return scheme, _told(metrics["sensitivity"])
     choices = {name: list(options(config.group).values()) for name in work.linears}
-    mixed, found = work.mixed(choices, before, budget=config.budget)
+    mixed, found = work.mixed(choices, before, budget=config.budget, method=scheme.method)
     metrics |= {"sensitivity": found, "budget": config.budget}
     metrics |= {"rise_predicted": mixed.predicted, "rise_measured": mixed.measured}
     if all(matrix.kind == "fp32" for matrix in mixed.schemes.values()) and scheme.item_table == "fp32":
@@ -258,7 +260,7 @@ def _settled(
             fix="raise the budget, or see with `sensitivity: true` what each matrix costs",
         )
     told = (
-        f"budget {config.budget:g} nats for the matrices, rounded to nearest; rise predicted "
+        f"budget {config.budget:g} nats for the matrices, rounded by {scheme.method}; rise predicted "
         f"{mixed.predicted:.4f}, measured {mixed.measured:.4f}"
     )
     return scheme.model_copy(update={"matrices": mixed.schemes}), [told, *_told(found)]

@@ -101,13 +101,16 @@ def _drawn(table: Float32) -> Float32:
     return np.ascontiguousarray(table[np.sort(rows)])
 
 
-def measure_recall(artifact: "Artifact", history: HistoryArrays, *, histories: str) -> dict[str, Any]:
+def measure_recall(
+    artifact: "Artifact", history: HistoryArrays, *, histories: str, table: Float32 | None = None
+) -> dict[str, Any]:
     """The share of the exact ten best (by the same user vectors) that the lists of an artifact hold.
 
     An item whose score equals that of the tenth up to rounding counts as the tenth. `histories`: what they
-    are, for people. Raises GateError where a score leaves the range of float32.
+    are, for people. `table` [n_items + 1, D]: exact item vectors; None: the variant's own. Raises GateError
+    where a score leaves the range of float32.
     """
-    found = summary(agreements(artifact, history, atol=ROUNDING))
+    found = summary(agreements(artifact, history, atol=ROUNDING, table=table))
     return {
         "recall": found["top10_overlap_outside_margin"],
         "depth": min(10, artifact.limit),

@@ -9,9 +9,12 @@
       fp32.onnx          the canonical graph, whole (with fp32.onnx.data beside it where it would pass 1 GiB)
       fp16.onnx          the same in half precision, bf16.onnx likewise, where they are asked for
       head-exact.onnx    user vectors to lists (`export.head`), head-int8.onnx likewise
+      item_table.recorded.npy, ...scales.npy: the item table as the checkpoint's scheme says, in few bits
       ann.faiss          an approximate index of the item vectors (`export.ann`), where it is asked for
       tensorrt-fp16.plan an engine for one GPU (`export.engines`), with the graph it was built from, where it
                          is asked for; runtime_tensorrt.py, a copy of `export.tensorrt`, then lies above
+      aot.pt2            the canonical graph compiled for one kind of machine (`export.aot_build`) and
+                          aot-bf16.pt2, where they are asked for; runtime_aot.py beside runtime.py opens them
       golden.json        made-up requests and their answers
 
 `card.md` is written later from measured numbers and is the one file that no digest covers.
@@ -29,15 +32,17 @@ import numpy as np
 
 from export import runtime
 from export.ann import AnnConfig
+from export.aot_build import AotConfig, check_build, compiled_entry
 from export.catalogue import catalogue_name, write_catalogue
 from export.entries import BODY, RECORDED, cost_of, told_of_bits, variant_entry, write_bodies
+from export.recorded_table import record
 from export.runtime import Artifact, ArtifactError
-from export.variants import CANONICAL, ENGINE, VariantName, scheme_problem, to_try
+from export.variants import CANONICAL, COMPILED, ENGINE, VariantName, scheme_problem, to_try
 from recommender.checkpoint import body_parameters, stored_parameters
 from recommender.data.prepared import Prepared
 from recommender.errors import InputError, StageError, require
 from recommender.files import complete_folder, read_json, sha256_file, write_json
-from recommender.quantization_scheme import Quantization
+from recommender.quantization_scheme import Quantization, TableBits
 
 if TYPE_CHECKING:
     from export.engines import EngineOrder
@@ -76,17 +81,19 @@ def write_artifact(
     variants: Sequence[VariantName] | None = None,
     int8_users: int = 1,
     ann: AnnConfig | None = None,
+    aot: AotConfig | None = None,
     quantization: Quantization | None = None,
     engines: "EngineOrder | None" = None,
 ) -> "OnnxFacts":
     """Export `model` and write the whole folder in one step; an older one at the same place is replaced.
 
     `variants`: besides the canonical graph; None: whichever may pay (`export.variants.to_try`). `int8_users`:
-    most users in a call of a body with dynamic 8-bit inputs. `ann`: of the approximate index.
-    `quantization`: what the checkpoint records. `engines`: how they are built, where any is asked for. What
-    the canonical graph came to is returned. Raises InputError when top_k does not fit the catalogue, an index
-    or an engine cannot be made here, or the scheme does not fit a variant, StageError when the model cannot
-    be exported, GateError where an engine computes in other types than it promises.
+    most users in a call of a body with dynamic 8-bit inputs. `ann`: of the approximate index. `aot`: of the
+    compiled variants. `quantization`: what the checkpoint records. `engines`: how they are built, where any
+    is asked for. What the canonical graph came to is returned. Raises InputError when top_k does not fit the
+    catalogue, an index, an engine or a compiled variant cannot be made here, or the scheme does not fit a
+    variant, StageError when the model cannot be exported or compiled, GateError where an engine computes in
+    other types than it promises.
     """
     from export.onnx import export_onnx
 
@@ -97,6 +104,8 @@ def write_artifact(
         from export.engines import gpu_for
 
         gpu_for(names)
+    if not {*COMPILED}.isdisjoint(names):
+        check_build(aot or AotConfig())
     scheme = None if quantization is None else quantization.scheme
     for variant in names:
         if wrong := scheme_problem(variant, None if scheme is None else scheme.summary, origin.name):
@@ -110,15 +119,22 @@ def write_artifact(
         catalogue = temporary / catalogue_name(1)
         catalogue.mkdir()
         facts = export_onnx(model, catalogue / CANONICAL_FILE, top_k=top_k, opset=opset)
-        write_catalogue(catalogue, prepared.catalogue, model.item_table().detach().cpu().float().numpy())
+        table = model.item_table().detach().cpu().float().numpy()
+        write_catalogue(catalogue, prepared.catalogue, table)
+        bits: TableBits = "fp32" if scheme is None or "quantized" not in names else scheme.item_table
+        if quantization is not None and bits != "fp32":
+            record(catalogue, table, quantization)
         bodies = write_bodies(temporary, catalogue / CANONICAL_FILE, model.max_length, names, matrices)
         shutil.copyfile(runtime.__file__, temporary / "runtime.py")
         manifest = _manifest(model, prepared, origin, facts, top_k)
         for name in names[1:]:
-            order = None if engines is None else replace(engines, matrices=matrices)
-            entry = variant_entry(name, manifest, bodies, catalogue, ann or AnnConfig(), order)
+            if name in COMPILED:
+                entry = compiled_entry(name, model, manifest, temporary, aot or AotConfig())
+            else:
+                order = None if engines is None else replace(engines, matrices=matrices)
+                entry = variant_entry(name, manifest, bodies, catalogue, ann or AnnConfig(), bits, order)
             told = told_of_bits(name, scheme, int8_users)
-            manifest["variants"].append(entry | told | {"cost": cost_of(model, name)})
+            manifest["variants"].append(entry | told | {"cost": cost_of(model, name, scheme)})
         seal(temporary, manifest)
         try:
             write_golden(temporary)
@@ -128,19 +144,21 @@ def write_artifact(
 
 
 def keep_variants(folder: Path, keep: Sequence[str], default: str, measured: Mapping[str, Any]) -> None:
-    """Take the variants that are not in `keep` out of an artifact that nobody uses yet.
+    """Take the variants that are not in `keep` out of an artifact that nobody uses yet, with their files.
 
-    `measured`: variant -> what was measured of it, noted in its entry (dropped ones: under `dropped`).
+    `measured`: variant -> what was measured of it, noted in its entry (dropped ones: under `dropped`). Where
+    the canonical graph goes, so do the plain body, and the float32 item table that nobody reads then.
     """
     manifest = read_json(folder / "manifest.json")
     entries = {entry["name"]: entry | measured.get(entry["name"], {}) for entry in manifest["variants"]}
     manifest["variants"] = [entries[name] for name in entries if name in keep]
     manifest["dropped"] = {name: measured.get(name, {}) for name in entries if name not in keep}
     manifest["default_variant"] = default
-    needed = {name for entry in manifest["variants"] for name in entry["files"]} | {manifest["body"]}
-    for name in {name for entry in entries.values() for name in entry["files"]} - needed:
-        if Path(name).name not in runtime.CATALOGUE_FILES:
-            (folder / name).unlink()
+    there = named_files(manifest | {"variants": list(entries.values())})
+    if CANONICAL not in keep:
+        manifest["body"] = entries[default]["body"]
+    for name in there - named_files(manifest):
+        (folder / name).unlink()
     seal(folder, manifest, known=manifest["files"])
     write_golden(folder)
 
@@ -180,7 +198,7 @@ def seal(folder: Path, manifest: dict[str, Any], *, known: Mapping[str, Any] | N
 def named_files(manifest: Mapping[str, Any]) -> set[str]:
     """The files that an artifact consists of, manifests aside, relative to its folder."""
     of_variants = {name for entry in manifest["variants"] for name in entry["files"]}
-    of_catalogue = (*runtime.CATALOGUE_FILES, "items.parquet", "golden.json")
+    of_catalogue = (*runtime.catalogue_files(manifest), "items.parquet", "golden.json")
     used = manifest["catalogue"]["folder"]
     return of_variants | {manifest["body"], "runtime.py"} | {f"{used}/{name}" for name in of_catalogue}
 
@@ -278,7 +296,7 @@ def open_artifact(
     *,
     variant: str | None = None,
     threads: int | None = None,
-    device: str = "cpu",
+    device: str | None = None,
     verify: bool = True,
     version: int | None = None,
 ) -> Artifact:

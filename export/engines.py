@@ -25,7 +25,7 @@ from export.static import replace_weights, static_graph, table_weights, weights_
 from export.tensorrt_config import SEEN_STEP, TensorrtConfig
 from export.variants import ENGINE, VariantName
 from recommender.errors import GateError, InputError, StageError
-from recommender.scoring import Float32, HistoryArrays
+from recommender.scoring import HistoryArrays
 from recommender.stage import Progress, silent
 
 RUNNER = "runtime_tensorrt.py"
@@ -137,20 +137,21 @@ def refreshed_entry(
     manifest: Mapping[str, Any],
     folder: Path,
     made: Path,
-    table: Float32,
     cache: Path,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """The engine of a variant with another item table, refitted where that is possible, else built anew.
 
-    `entry`: of the version in use, whose files lie in `folder`; `table` [n_items + 1, D] goes into the
-    catalogue `made`. Raises as `engine_entry` does.
+    `entry`: of the version in use, whose files lie in `folder`; the catalogue `made` has the new table.
+    Raises as `engine_entry` does.
     """
     name, told = entry["name"], entry["engine"]
     source = folder / next(file for file in entry["files"] if file.endswith(".onnx"))
     graph = ir.load(source)
     config = TensorrtConfig.model_validate(told["asked"])
-    weights = table_weights(graph, table, manifest["catalogue"]["items"])
+    n_items = manifest["catalogue"]["items"]
+    table = np.load(made / "item_table.npy", mmap_mode="r")[: n_items + 1]
+    weights = table_weights(graph, table, n_items)
     same = all(
         graph.graph.initializers[each].shape == ir.Shape(array.shape) for each, (_, array) in weights.items()
     )
@@ -193,7 +194,9 @@ def _built(
         "about": f"a TensorRT engine for {machine.gpu}: histories of {length}, batches of {batches}",
         "precision": ENGINE[name],
         **_places(catalogue, plan, files),
+        "device": "cuda",
         "on_cpu": False,
+        "runtime": "tensorrt",
         "runs_on": f"TensorRT {machine.tensorrt} on {machine.gpu} (device cuda)",
         "fixed_length": length,
         "engine": {

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.ann import INDEX, AnnConfig, write_index
-from export.variants import ENGINE, HALF, SPLIT, BodyKind, Split, VariantName
-from recommender.quantization_scheme import QuantizationScheme
+from export.recorded_table import table_entry
+from export.variants import COMPILED, ENGINE, HALF, SPLIT, BodyKind, HeadKind, Split, VariantName
+from recommender.quantization_scheme import QuantizationScheme, TableBits
 
 if TYPE_CHECKING:
     from export.engines import EngineOrder
@@ -47,13 +48,17 @@ def write_bodies(
         quantize_body(folder / files["fast"], folder / INT8_BODY)
         files["int8"] = INT8_BODY
     for kind, file in RECORDED.items():
-        if kind in names:
+        if kind == "quantized" and not matrices:  # the scheme is of the item table alone
+            files[kind] = files["fast"]
+        elif kind in names:
             from export.quantized_body import quantized_body
 
             ir.save(
                 quantized_body(fast.model if kind == "quantized" else body, matrices, kind), folder / file
             )
             files[kind] = file
+    if FAST_BODY not in {files[SPLIT[name].body] for name in names if name in SPLIT}:
+        (folder / FAST_BODY).unlink(missing_ok=True)
     return files
 
 
@@ -63,9 +68,14 @@ def variant_entry(
     bodies: Mapping[BodyKind, str],
     catalogue: Path,
     ann: AnnConfig,
+    table: TableBits = "fp32",
     engines: "EngineOrder | None" = None,
 ) -> dict[str, Any]:
-    """Write what a variant needs besides the bodies; its entry in the manifest."""
+    """Write what a variant needs besides the bodies; its entry in the manifest.
+
+    `table`: bits of the recorded item table, whose files are there where it has few. `engines`: how they are
+    built.
+    """
     if name in ENGINE:
         from export.engines import engine_entry
 
@@ -73,7 +83,8 @@ def variant_entry(
         return engine_entry(name, manifest, catalogue, engines)
     if name in HALF:
         return half_entry(name, manifest, catalogue / Path(manifest["variants"][0]["graph"]).name, catalogue)
-    return split_entry(name, manifest, bodies[SPLIT[name].body], catalogue, ann)
+    own = table if name == "quantized" else "fp32"
+    return split_entry(name, manifest, bodies[SPLIT[name].body], catalogue, ann, own)
 
 
 def told_of_bits(name: VariantName, scheme: QuantizationScheme | None, users: int) -> dict[str, Any]:
@@ -85,19 +96,28 @@ def told_of_bits(name: VariantName, scheme: QuantizationScheme | None, users: in
     return told | ({"users_per_call": users} if name == "int8-body" or (told and dynamic) else {})
 
 
-def cost_of(model: "SequentialRecommender", name: VariantName) -> dict[str, Any] | None:
+def cost_of(
+    model: "SequentialRecommender", name: VariantName, scheme: QuantizationScheme | None = None
+) -> dict[str, Any] | None:
     """What a call of a variant has to compute and to read at least; None: not known."""
     from recommender.models.cost import cost_card
+    from recommender.models.scheme_cost import scheme_cost_card
 
-    if name == "ann" or name in RECORDED:
-        return None  # what a search reads follows from the vectors; a scheme may mix widths
     if name in ENGINE:
         kind = ENGINE[name]
         return None if kind in ("int8", "fp8") else cost_card(model, precision=kind, table_precision=kind)
+    if name == "ann":
+        return None  # what a search reads follows from the vectors
+    if name in RECORDED:
+        assert scheme is not None
+        own_table = name == "quantized" and scheme.item_table != "fp32"
+        return scheme_cost_card(model, scheme, own_table=own_table)
     if name in HALF:
         return cost_card(model, precision=name, table_precision=name)
+    if name in COMPILED:
+        return cost_card(model, precision="bf16" if COMPILED[name].half else None)
     split = SPLIT[name]
-    table = "int8" if split.head == "int8" else None
+    table = None if split.head == "exact" else split.head
     return cost_card(model, precision="int8" if split.body == "int8" else None, table_precision=table)
 
 
@@ -107,13 +127,19 @@ def split_entry(
     body: str,
     catalogue: Path,
     ann: AnnConfig,
+    table: TableBits = "fp32",
 ) -> dict[str, Any]:
-    """Write the head (and index) of a variant; its entry in the manifest, whose first one tells the sizes."""
+    """Write the head (and index) of a variant; its entry in the manifest, whose first one tells the sizes.
+
+    `table`: bits of the variant's own item table, whose files are there; fp32: it reads `item_table.npy`.
+    """
     from export.head import write_head
 
-    split, folder, top_k = SPLIT[name], manifest["catalogue"]["folder"], manifest["variants"][0]["top_k"]
-    n_items = manifest["catalogue"]["items"]
-    files = write_head(catalogue, split.head_file, kind=split.head, n_items=n_items, top_k=top_k)
+    split, told, top_k = SPLIT[name], manifest["catalogue"], manifest["variants"][0]["top_k"]
+    folder, n_items = told["folder"], told["items"]
+    kind: HeadKind = split.head if table == "fp32" else "recorded"
+    head = f"head-{kind}.onnx"
+    files = write_head(catalogue, head, kind=kind, n_items=n_items, top_k=top_k, width=told["width"])
     searched: dict[str, Any] = {}
     if split.index:
         facts = write_index(catalogue, ann, n_items=n_items, top_k=top_k)
@@ -122,9 +148,10 @@ def split_entry(
     return {
         "name": name,
         "about": split.about,
-        "precision": _precision(split),
+        "precision": _precision("fast" if body in (BODY, FAST_BODY) else split.body, split, table),
         "body": body,
-        "head": f"{folder}/{split.head_file}",
+        "head": f"{folder}/{head}",
+        **({} if table == "fp32" else {"table": table_entry(folder, table)}),
         "files": [body, *(f"{folder}/{file}" for file in files)],
         **searched,
         **sizes(manifest),
@@ -169,8 +196,9 @@ def sizes(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {key: manifest["variants"][0][key] for key in same}
 
 
-def _precision(split: Split) -> str:
-    """What the numbers of a variant are: "fp32", "fp32, scan int8", "body int8, scan int8", "fp32, ann"."""
+def _precision(body: BodyKind, split: Split, table: TableBits) -> str:
+    """What the numbers of a variant are: "fp32", "fp32, scan int8", "body quantized, items int4", ..."""
     bodies = {"fast": "fp32", "int8": "body int8", "quantized": "body quantized", "qdq": "body Q/DQ"}
-    head = {"exact": [], "int8": ["scan int8"]}
-    return ", ".join([bodies[split.body], *head[split.head], *(["ann"] if split.index else [])])
+    head = [] if split.head == "exact" else [f"scan {split.head}"]
+    items = [] if table == "fp32" else [f"items {table}"]
+    return ", ".join([bodies[body], *head, *items, *(["ann"] if split.index else [])])

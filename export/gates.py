@@ -9,7 +9,7 @@ from export.measure import measure_parity, samples
 from export.parity import ParityConfig, gate
 from export.runtime import Artifact, ArtifactError
 from export.speed import speedups
-from export.variants import CANONICAL, ENGINE, HALF, is_lossy
+from export.variants import CANONICAL, HALF, is_lossy
 from recommender.errors import GateError, StageError
 from recommender.scoring import HistoryArrays
 from recommender.stage import Context
@@ -39,11 +39,10 @@ def measure_variants(
     for entry in Artifact(folder, verify=False).manifest["variants"]:
         name = str(entry["name"])
         found = measured.setdefault(name, judge.rounded(entry) if name in HALF else {})
-        if not entry.get("on_cpu", True) and name not in ENGINE:
+        if not (entry.get("on_cpu", True) or "device" in entry):
             continue
-        device = "cuda" if name in ENGINE else "cpu"
         try:
-            opened = Artifact(folder, variant=name, threads=context.threads, device=device, verify=False)
+            opened = Artifact(folder, variant=name, threads=context.threads, verify=False)
         except ArtifactError as error:
             _leave_out(name, named, found, error)
             continue
@@ -52,7 +51,7 @@ def measure_variants(
             gate_recall(found["recall"], entry)
         try:
             found["parity_here" if name in HALF else "parity"] = judge.parity(name, opened)
-            if name not in ENGINE:  # a GPU's speed against a CPU's says nothing
+            if entry.get("on_cpu", True):  # a GPU is not raced against a CPU
                 served[name] = opened
         except (GateError, ArtifactError) as error:
             _leave_out(name, named, found, error)

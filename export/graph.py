@@ -32,13 +32,16 @@ class ScoringGraph(nn.Module):
 
     def forward(self, items: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
         """The k best rows per history and their scores, best first."""
-        user = self.model.user_vector(History(items))
+        scores = self.scores(self.model.user_vector(History(items)), seen)
+        best, rows = torch.topk(scores, self.k, dim=1, sorted=True)
+        return rows, best  # a plain tuple: exporters refuse torch's named one
+
+    def scores(self, user: Tensor, seen: Tensor) -> Tensor:
+        """Float32 scores [B, n_items + 1] of user vectors [B, D]; what must not come back scores -inf."""
         # `linear` becomes Gemm(transB=1), which reads the very initializer that the input side gathers from
         scores = functional.linear(user.float(), self.table)
         blocked = torch.cat((torch.zeros_like(seen[:, :1]), seen), dim=1)
-        scores = scores.scatter(1, blocked, float("-inf"))
-        best, rows = torch.topk(scores, self.k, dim=1, sorted=True)
-        return rows, best  # a plain tuple: exporters refuse torch's named one
+        return scores.scatter(1, blocked, float("-inf"))
 
 
 def check_top_k(k: int, n_items: int) -> None:

@@ -81,10 +81,11 @@ def open_rounded(
 
 
 def gate_agreement(found: Mapping[str, Any], entry: Mapping[str, Any]) -> None:
-    """Raise GateError where a refreshed table does not suit a half type (NaN does not)."""
+    """Raise GateError where a refreshed table does not suit a half type or few bits (NaN does not)."""
     if not found["recall"] >= REFRESHED_AGREEMENT:
+        held = entry["table"]["bits"] if "table" in entry else entry["name"]
         raise GateError(
-            f"lists from vectors rounded to {entry['name']} hold {found['recall']:.4f} of the exact "
+            f"lists from vectors rounded to {held} hold {found['recall']:.4f} of the exact "
             f"{found['depth']} best (must be >= {REFRESHED_AGREEMENT:g})",
             where=f"{entry['name']}, {found['users']} {found['histories']}",
             fix=f"export again without {entry['name']}: these vectors need more than its precision or range",

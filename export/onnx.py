@@ -89,7 +89,7 @@ def _trace(graph: ScoringGraph, contract: ScoringExporterConfig, opset: int) -> 
             )
     except torch.onnx.OnnxExporterError as error:
         raise StageError(
-            f"torch cannot export this {type(graph.model).__name__} to ONNX: {_reason(error)}",
+            f"torch cannot export this {type(graph.model).__name__} to ONNX: {reason(error)}",
             where="export",
             fix=TRACEABLE,
         ) from error
@@ -97,7 +97,7 @@ def _trace(graph: ScoringGraph, contract: ScoringExporterConfig, opset: int) -> 
     return program.model
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
     """The first line of the deepest cause; torch wraps it in pages of advice."""
     while error.__cause__ is not None:
         error = error.__cause__

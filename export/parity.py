@@ -50,7 +50,7 @@ class ParityConfig(Section):
     quality_users: int = Field(
         4096,
         ge=1,
-        description="test users on whom NDCG@10 of a variant that ranks otherwise (int8-body, fp16, bf16) is "
+        description="test users on whom NDCG@10 of a variant that ranks otherwise (int8-body, bf16, ...) is "
         "compared; of a few hundred it changes by more than max_ndcg_change by chance",
     )
 

@@ -13,7 +13,8 @@ from export.catalogue import ROWS_AT_ONCE
 from export.exact import agreements
 from export.half_check import gate_agreement, open_rounded
 from export.parity import NOTHING_FORBIDDEN, ParityConfig, out_of_bounds, ranking_bounds, summary
-from export.runtime import Artifact
+from export.recorded_table import prove_recorded
+from export.runtime import Artifact, read_manifest
 from export.variants import CANONICAL, ENGINE, HALF, is_lossy
 from recommender.errors import GateError
 from recommender.scoring import Float32
@@ -42,22 +43,24 @@ def prove_rows(catalogue: Path, ids: pl.Series, vectors: Float32) -> None:
 def prove_variants(folder: Path) -> dict[str, Any]:
     """The manifest of an artifact that nobody uses yet, with what was measured of its variants.
 
+    `item_table.npy` is there, also where no variant reads it.
+
     Those that have to rank like the model are held against the exact product of the table and the user
     vectors of the plain body, on made-up histories, with the bounds of the export stage; those whose body
     ranks otherwise (`int8-body`, ...) against the product with their own user vectors. Of an approximate
-    index the recall is measured, of half precision and engines how far their lists agree. Raises GateError
-    where one does not hold.
+    index the recall is measured, of half precision, of engines and of item tables in few bits how far lists
+    agree. Raises GateError where one does not hold.
     """
-    canonical = Artifact(folder, variant=CANONICAL, threads=1, verify=False)
-    manifest, history, limits = canonical.manifest, made_up(canonical), ParityConfig()
-    vectors = canonical.user_vectors(history)
+    first = Artifact(folder, variant=read_manifest(folder)["variants"][0]["name"], threads=1, verify=False)
+    manifest, history, limits = first.manifest, made_up(first), ParityConfig()
+    vectors = first.user_vectors(history)
 
     def held_against(opened: Artifact, *, own: bool = False) -> dict[str, float]:
         theirs = None if own else vectors
         return summary(agreements(opened, history, atol=limits.atol, vectors=theirs))
 
-    found = {str(CANONICAL): held_against(canonical)}
-    del canonical  # one graph with a whole table at a time
+    found = {first.variant: held_against(first)}
+    del first  # one graph with a whole table at a time
     for entry in manifest["variants"]:
         name = entry["name"]
         if name not in found and name not in (*HALF, *ENGINE) and "index" not in entry:
@@ -65,7 +68,7 @@ def prove_variants(folder: Path) -> dict[str, Any]:
             found[name] = held_against(opened, own=is_lossy(name))
     gate_variants(found, limits, default=manifest["default_variant"], users=len(vectors))
     for entry in manifest["variants"]:
-        _measure_lossy(folder, entry)
+        _measure_lossy(folder, entry, folder / manifest["catalogue"]["folder"])
     return manifest
 
 
@@ -98,7 +101,7 @@ def gate_variants(
     )
 
 
-def _measure_lossy(folder: Path, entry: dict[str, Any]) -> None:
+def _measure_lossy(folder: Path, entry: dict[str, Any], catalogue: Path) -> None:
     """Note in the entry of a variant what its lists come to; raises GateError where that is too little."""
     if entry["name"] in HALF:
         with TemporaryDirectory() as scratch:
@@ -106,8 +109,14 @@ def _measure_lossy(folder: Path, entry: dict[str, Any]) -> None:
             entry["agreement"] = measure_recall(opened, made_up(opened), histories=MADE_UP)
         gate_agreement(entry["agreement"], entry)
     elif entry["name"] in ENGINE:
-        opened = Artifact(folder, variant=entry["name"], threads=1, device="cuda", verify=False)
+        opened = Artifact(folder, variant=entry["name"], threads=1, verify=False)
         entry["agreement"] = measure_recall(opened, made_up(opened), histories=MADE_UP)
+        gate_agreement(entry["agreement"], entry)
+    elif "table" in entry:
+        opened = Artifact(folder, variant=entry["name"], threads=1, verify=False)
+        prove_recorded(catalogue, opened.n_items)
+        given = np.load(catalogue / "item_table.npy", mmap_mode="r").view(np.ndarray)[: opened.n_items + 1]
+        entry["agreement"] = measure_recall(opened, made_up(opened), histories=MADE_UP, table=given)
         gate_agreement(entry["agreement"], entry)
     elif "index" in entry:
         opened = Artifact(folder, variant=entry["name"], threads=1, verify=False)

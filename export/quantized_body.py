@@ -10,15 +10,14 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 from onnx_ir.passes import common
 
 from export.fast.surgery import CONTRIB, given, insert, replace, store
-from export.recorded import Float32, Int8, Part, Product, Recorded, check_all_found, products
+from export.four_bits import pack
+from export.recorded import Float32, Part, Product, Recorded, check_all_found, products
 from recommender.errors import StageError
 from recommender.quantization_scheme import SERVED
 
-Packed = NDArray[np.uint8]
 NIBBLE = ir.DataType.INT4.numpy()
 LARGEST_BLOCK = 128
 """Of MatMulNBits, where a row has one scale."""
@@ -130,21 +129,6 @@ class _QuantizeDequantize:
         made = insert(node, "QuantizeLinear", [read, scale, zero])
         made.outputs[0].shape, made.outputs[0].type = read.shape, ir.TensorType(ir.DataType.INT8)
         return insert(node, "DequantizeLinear", [made.outputs[0], scale, zero], like=read).outputs[0]
-
-
-def pack(numbers: Int8, bits: int, block: int) -> Packed:
-    """Integers [n, in] as MatMulNBits reads them, uint8 [n, blocks, block * bits / 8].
-
-    The middle of the range is 0, the first of two numbers lies in the lower half of a byte, and a short last
-    block is filled with zeros.
-    """
-    rows, width = numbers.shape
-    short = -width % block
-    raised = (np.pad(numbers, ((0, 0), (0, short))).astype(np.int16) + (1 << (bits - 1))).astype(np.uint8)
-    blocks: Packed = raised.reshape(rows, -1, block)
-    if bits == 4:
-        blocks = (blocks[..., ::2] | (blocks[..., 1::2] << 4)).astype(np.uint8)
-    return blocks
 
 
 def per_block(scales: Float32, width: int, block: int) -> Float32:

@@ -15,7 +15,7 @@ def recommend(
     *,
     variant: str | None = None,
     threads: int | None = None,
-    device: str = "cpu",
+    device: str | None = None,
     verify: bool = True,
 ) -> list[Recommendation]:
     """The k best items after a history of item ids (oldest first): item_id, title, score, row.

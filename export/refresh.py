@@ -20,15 +20,18 @@ from export.ann import AnnConfig
 from export.artifact import CANONICAL_FILE, named_files, open_artifact, seal, write_golden
 from export.body import item_table
 from export.catalogue import ROWS_AT_ONCE, catalogue_name, check_ids, write_catalogue
+from export.engines import refreshed_entry
 from export.entries import half_entry, split_entry
 from export.onnx import save_onnx
 from export.proof import prove_rows, prove_variants
-from export.runtime import ArtifactError, Float32
-from export.variants import CANONICAL, ENGINE, HALF, SPLIT
+from export.recorded_table import record_again
+from export.runtime import ArtifactError, FewBits, Float32, catalogue_files
+from export.variants import CANONICAL, COMPILED, ENGINE, HALF, SPLIT
 from export.versions import held, highest_version, publish, staged, versions
 from recommender.data.prepare import catalogue_digest, default_cache
 from recommender.errors import GateError, InputError, StageError, is_disk_full
 from recommender.files import read_json, write_json
+from recommender.quantization_scheme import TableBits
 
 Int64 = NDArray[np.int64]
 
@@ -76,16 +79,16 @@ def refresh_items(
     full. Nothing changes unless everything has passed.
     """
     with held(folder):
-        manifest, vectors = open_artifact(folder, threads=1).manifest, np.asarray(vectors, dtype=np.float32)
+        opened, vectors = open_artifact(folder, threads=1), np.asarray(vectors, dtype=np.float32)
+        manifest = opened.manifest
         _check(folder, manifest, items, vectors)
-        used = folder / manifest["catalogue"]["folder"]
-        present = pl.read_parquet(used / "items.parquet")
+        present = pl.read_parquet(folder / manifest["catalogue"]["folder"] / "items.parquet")
         merged = _merge(present.sort("row"), items, withdraw_missing=withdraw_missing, where=source)
         kept = int((merged.old_rows > 0).sum())
         told = Refreshed(
             version=1 + highest_version(folder, manifest),
             items=len(merged.items),
-            changed=_changed(np.load(used / "item_table.npy", mmap_mode="r"), vectors, merged),
+            changed=_changed(opened.table, vectors, merged),
             added=len(merged.items) - kept,
             withdrawn=len(present) - kept,
         )
@@ -120,8 +123,15 @@ def restore(folder: Path, version: int) -> None:
 
 def _check(folder: Path, manifest: Mapping[str, Any], items: pl.DataFrame, vectors: Float32) -> None:
     width, limit, where = manifest["catalogue"]["width"], manifest["variants"][0]["top_k"], "item vectors"
-    unknown = {entry["name"] for entry in manifest["variants"]} - {CANONICAL, *SPLIT, *HALF, *ENGINE}
-    if unknown:
+    names = {entry["name"] for entry in manifest["variants"]}
+    if compiled := [name for name in COMPILED if name in names]:
+        raise InputError(
+            f"its variants {', '.join(compiled)} hold the item table within compiled code, which takes the "
+            "model to be made anew",
+            where=str(folder),
+            fix="export the artifact again, or once without them, and refresh that one",
+        )
+    if unknown := names - {CANONICAL, *SPLIT, *HALF, *ENGINE}:
         raise InputError(
             f"its variants {', '.join(sorted(unknown))} are unknown to this recpress",
             where=str(folder),
@@ -184,7 +194,7 @@ def _check_missing(missing: pl.DataFrame, present: int, withdraw_missing: bool, 
         )
 
 
-def _changed(table: Float32, vectors: Float32, merged: Merged) -> int:
+def _changed(table: "Float32 | FewBits", vectors: Float32, merged: Merged) -> int:
     """How many of the items that stay have another vector than before."""
     (kept,) = np.nonzero(merged.old_rows)
     changed = 0
@@ -203,6 +213,8 @@ def _make(folder: Path, old: Mapping[str, Any], told: Refreshed, merged: Merged,
             _write_version(stage, folder / used, old, told, merged, given)
             write_json(stage / "manifest.json", prove_variants(stage))
             write_golden(stage)
+            if "item_table.npy" not in catalogue_files(old):
+                (stage / catalogue_name(told.version) / "item_table.npy").unlink()
         except ArtifactError as error:
             raise GateError(
                 f"a graph does not answer with these vectors: {str(error).replace(str(stage), str(folder))}",
@@ -230,7 +242,12 @@ def _write_version(
     write_catalogue(made, merged.items, given.vectors, merged.places)
     prove_rows(made, given.ids, given.vectors)
     table: Float32 = np.load(made / "item_table.npy", mmap_mode="r").view(np.ndarray)[: told.items + 1]
-    graphs = _swap_table(used / CANONICAL_FILE, made / CANONICAL_FILE, table)
+    graphs: tuple[str, ...] = ()
+    if CANONICAL in [entry["name"] for entry in old["variants"]]:
+        graphs = _swap_table(used / CANONICAL_FILE, made / CANONICAL_FILE, table)
+    for own in [entry["table"] for entry in old["variants"] if "table" in entry]:
+        paths = (used.parent / own["numbers"], used.parent / own["scales"])
+        record_again(made, own["bits"], FewBits(*paths, table.shape[1]), merged.old_rows)
     manifest: dict[str, Any] = {
         **old,
         "catalogue": {
@@ -250,22 +267,19 @@ def _entries(
     old: Mapping[str, Any], new: Mapping[str, Any], made: Path, graphs: Sequence[str], used: Path
 ) -> list[dict[str, Any]]:
     """The entries of all variants for the new version, with their heads written."""
-    first, *others = old["variants"]
-    entries = [{**first, "graph": f"{made.name}/{graphs[0]}", "files": [f"{made.name}/{n}" for n in graphs]}]
-    for entry in others:
-        if entry["name"] in HALF:
-            told = {**new, "variants": entries}
-            entries.append({**entry, **half_entry(entry["name"], told, made / graphs[0], made)})
-            continue
-        if entry["name"] in ENGINE:
-            from export.engines import refreshed_entry
-
-            told = {**new, "variants": entries}
-            table = np.load(made / "item_table.npy", mmap_mode="r")[: new["catalogue"]["items"] + 1]
-            entries.append(refreshed_entry(entry, told, used.parent, made, table, default_cache()))
-            continue
-        ann = AnnConfig.model_validate(entry["ann"]["asked"]) if "index" in entry else AnnConfig()
-        fresh = split_entry(entry["name"], {**new, "variants": entries}, entry["body"], made, ann)
+    entries: list[dict[str, Any]] = []
+    for entry in old["variants"]:
+        name = entry["name"]
+        if name == CANONICAL:
+            fresh = {"graph": f"{made.name}/{graphs[0]}", "files": [f"{made.name}/{n}" for n in graphs]}
+        elif name in HALF:
+            fresh = half_entry(name, new, made / graphs[0], made)
+        elif name in ENGINE:
+            fresh = refreshed_entry(entry, new, used.parent, made, default_cache())
+        else:
+            ann = AnnConfig.model_validate(entry["ann"]["asked"]) if "index" in entry else AnnConfig()
+            bits: TableBits = entry["table"]["bits"] if "table" in entry else "fp32"
+            fresh = split_entry(name, new, entry["body"], made, ann, bits)
         entries.append({**entry, **fresh})
     return entries
 

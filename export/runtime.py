@@ -56,8 +56,9 @@ TENSORRT_USERS, TENSORRT_SEEN = 256, 4096  # in a call; larger shapes would buil
 NEIGHBOURS = 200  # ids that are looked through for one that an unknown id may have meant
 
 
-CATALOGUE_FILES = ("item_table.npy", "ids.utf8", "ids.npy", "ids.order.npy", "titles.utf8", "titles.npy")
-"""What every version of the catalogue holds for this file: vectors, ids and titles by row."""
+ITEM_TABLE = "item_table.npy"
+CATALOGUE_FILES = ("ids.utf8", "ids.npy", "ids.order.npy", "titles.utf8", "titles.npy")
+"""What every version of the catalogue holds for this file: ids and titles by row."""
 
 
 class ArtifactError(ValueError):
@@ -108,6 +109,7 @@ def read_manifest(folder: Path, version: int | None = None) -> dict[str, Any]:
                 _ = entry["name"], entry["files"][0], entry["top_k"] + entry["max_length"]
                 _ = entry["graph"] if "graph" in entry else (entry["body"], entry["head"])
                 _ = entry["ann"]["candidates"] + 0 if "index" in entry else None
+                _ = (entry["table"]["numbers"], entry["table"]["scales"]) if "table" in entry else None
             catalogue = manifest["catalogue"]
             _ = catalogue["items"] + catalogue["width"], manifest["body"]
             if catalogue["folder"] != f"catalogue-{catalogue['version']}":
@@ -124,12 +126,18 @@ def read_manifest(folder: Path, version: int | None = None) -> dict[str, Any]:
     return manifest
 
 
+def catalogue_files(manifest: Mapping[str, Any]) -> list[str]:
+    """What the catalogue of an artifact holds for this file, the vectors unless every variant has its own."""
+    shared = any("table" not in entry for entry in manifest["variants"])
+    return [*([ITEM_TABLE] if shared else []), *CATALOGUE_FILES]
+
+
 def check_files(folder: Path, manifest: dict[str, Any], *, digests: bool = True) -> None:
     """Raise ArtifactError naming every listed file that is missing, truncated or (with `digests`) altered."""
     needed = {manifest["body"], *(name for variant in manifest["variants"] for name in variant["files"])}
     opened = ("graph", "body", "head", "index")
     needed |= {variant[key] for variant in manifest["variants"] for key in opened if key in variant}
-    needed |= {f"{manifest['catalogue']['folder']}/{name}" for name in CATALOGUE_FILES}
+    needed |= {f"{manifest['catalogue']['folder']}/{name}" for name in catalogue_files(manifest)}
     faults = [f"the manifest has no digest of {name}" for name in sorted(needed - set(manifest["files"]))]
     for name, entry in manifest["files"].items():
         path = folder / name
@@ -223,11 +231,12 @@ class Session(Protocol):
         """The named outputs, numpy in and out."""
 
 
-ENGINES: dict[str, str] = {".plan": "tensorrt"}
+ENGINES: dict[str, str] = {".plan": "tensorrt", ".pt2": "aot"}
 """Suffix of a graph that is not onnxruntime's -> the module that opens it: beside this file in the package, a
 copy named `runtime_MODULE.py` beside it in an artifact. It has `open_engine(path, entry, threads, device)`,
 where `entry` is the variant's in the manifest, and raises a ValueError for what does not fit; what it opens
-says in `runtime` which engine it is."""
+says in `runtime` which engine it is, and perhaps in `per_call` up to how many (tokens, tokens of padding,
+scores) a batch stays whole."""
 
 
 class Body(NamedTuple):
@@ -276,13 +285,58 @@ class Index:
         return places + 1
 
 
+class FewBits:
+    """Item vectors [rows, D] held in 8 or 4 bits with a scale per row; what is indexed becomes float32.
+
+    numbers: int8 [rows, D], or uint8 [rows, blocks, block / 2], two to a byte, 8 more than they are; scales:
+    float32 [rows, blocks], one like the other. `rows`: only so many of the first; None: all. Raises
+    ArtifactError where the files do not fit each other.
+    """
+
+    def __init__(self, numbers: Path, scales: Path, width: int, rows: int | None = None) -> None:
+        stored, steps = _mapped(numbers), _mapped(scales)
+        self._packed = stored.ndim == 3 and stored.dtype == np.uint8
+        if self._packed:
+            fits = 2 * stored.shape[1] * stored.shape[2] >= width
+        else:
+            fits = stored.shape[1:] == (width,) and stored.dtype == np.int8
+        if not fits or steps.ndim != 2 or not len(steps) == len(stored) >= (rows or 0):
+            raise ArtifactError(f"{numbers} and {scales} do not fit each other; copy the artifact again")
+        self._numbers, self._scales = stored[:rows], steps[:rows]
+        self.shape = (len(self._numbers), width)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def numbers(self, rows: "Int64 | slice") -> NDArray[np.int8]:
+        """The whole numbers of these rows, [..., D]."""
+        found = self._numbers[rows]
+        if self._packed:
+            pairs = np.stack((found & 15, found >> 4), axis=-1)
+            found = pairs.reshape(*found.shape[:-2], -1)[..., : self.shape[1]].astype(np.int8) - np.int8(8)
+        whole: NDArray[np.int8] = found
+        return whole
+
+    def scales(self, rows: "Int64 | slice") -> Float32:
+        """Their scales, [..., 1]."""
+        steps: Float32 = self._scales[rows][..., :1]
+        return steps
+
+    def __getitem__(self, rows: "Int64 | slice") -> Float32:
+        return self.numbers(rows).astype(np.float32) * self.scales(rows)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        return self[:].astype(dtype or np.float32, copy=False)
+
+
 class Artifact:
     """One variant of an artifact, open for scoring.
 
     `verify`: compare the SHA-256 of every file (sizes only when False). `threads`: of one call; None leaves
     the choice to onnxruntime. `device`: cpu, cuda, or tensorrt (onnxruntime's provider, for whole graphs; the
-    first call builds an engine, kept in `provider_cache`). `version`: of the catalogue; None: the one
-    in use. Raises ArtifactError for whatever does not fit.
+    first call builds an engine, kept in `provider_cache`); None: the only one that the variant runs on, else
+    cpu. `version`: of the catalogue; None: the one in use.
+    Raises ArtifactError for whatever does not fit.
     """
 
     def __init__(
@@ -291,7 +345,7 @@ class Artifact:
         *,
         variant: str | None = None,
         threads: int | None = None,
-        device: str = "cpu",
+        device: str | None = None,
         verify: bool = True,
         version: int | None = None,
     ) -> None:
@@ -305,13 +359,14 @@ class Artifact:
         if self.variant not in variants:
             raise ArtifactError(f"no variant {self.variant!r} in {folder} (it has: {', '.join(variants)})")
         chosen = variants[self.variant]
+        device = device or str(chosen.get("device", "cpu"))
         self._check_device(chosen, device)
         self.limit, self.max_length = int(chosen["top_k"]), int(chosen["max_length"])
         self.users_per_call: int | None = chosen.get("users_per_call")
         self.fixed_length: int | None = chosen.get("fixed_length")
-        self._open_with = (threads, device)
+        self._open_with = (threads, device)  # graphs of onnxruntime
         self._opening = threading.Lock()
-        self._read_catalogue()
+        self._read_catalogue(chosen)
         self.graph = self._open_graph(chosen) if "graph" in chosen else None
         self._body = None if "graph" in chosen else self._open_body(chosen["body"])
         self._index = self._open_index(chosen) if "index" in chosen else None
@@ -335,18 +390,28 @@ class Artifact:
                 "or bf16, or open it with the device cuda"
             )
 
-    def _read_catalogue(self) -> None:
+    def _read_catalogue(self, chosen: Mapping[str, Any]) -> None:
         told = self.manifest["catalogue"]
         folder = self.folder / told["folder"]
         self.version = int(told["version"])
         self.item_ids, self.titles = Texts(folder, "ids"), Texts(folder, "titles")  # row 1 first
         self.rows = Rows(folder, self.item_ids)
-        table: Float32 = _mapped(folder / "item_table.npy")
+        table = self._open_table(chosen)
         counts = (len(self.item_ids), len(self.titles), told["items"])
         if len(set(counts)) != 1 or len(table) <= told["items"] or table.shape[1:] != (told["width"],):
             raise ArtifactError(f"the files of {folder} do not fit each other; copy the artifact again")
         self._stored = table  # with the rows that fill up the last block
-        self.table = self._stored[: told["items"] + 1]
+        self.table = table if isinstance(table, FewBits) else table[: told["items"] + 1]
+
+    def _open_table(self, chosen: Mapping[str, Any]) -> "Float32 | FewBits":
+        """Item vectors by row: those that all variants share, or the variant's own."""
+        told = self.manifest["catalogue"]
+        if "table" not in chosen:
+            table: Float32 = _mapped(self.folder / told["folder"] / ITEM_TABLE)
+            return table
+        own = chosen["table"]
+        paths = (self.folder / own["numbers"], self.folder / own["scales"])
+        return FewBits(*paths, int(told["width"]), int(told["items"]) + 1)
 
     @property
     def n_items(self) -> int:
@@ -376,12 +441,12 @@ class Artifact:
             session = open_session(path, *self._open_with, options=options)
             self._open_with = (self._open_with[0], "cuda")  # for the body, which `score` and `allow` want
             return session
+        threads, device = self._open_with
+        self._open_with = (threads, "cpu")  # what onnxruntime does beside another engine, it does there
         try:
-            opened: Session = _engine(path.suffix).open_engine(path, chosen, *self._open_with)
+            opened: Session = _engine(path.suffix).open_engine(path, chosen, threads, device)
         except ValueError as error:
             raise ArtifactError(f"{path} cannot be opened here: {error}") from error
-        if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-            self._open_with = (self._open_with[0], "cpu")  # for the body, which `score` and `allow` want
         return opened
 
     def _open_body(self, name: str) -> "Body":
@@ -606,15 +671,17 @@ class Artifact:
         if len(items) == 1:  # nothing to sort: a single request is not to pay for it
             yield np.zeros(1, np.int64), items.shape[1] - int(real[0].argmax()) if real.any() else 1
             return
+        usual = (TOKENS_PER_CALL, PADDING_PER_CALL, SCORES_PER_CALL)
+        tokens, most_padding, scores = getattr(self.graph, "per_call", None) or usual
         lengths = np.where(real.any(axis=1), items.shape[1] - real.argmax(axis=1), 0)
         order = np.argsort(-lengths, kind="stable")
         ordered, filled, start = lengths[order], int((lengths > 0).sum()), 0
         while start < len(order):
             width, stop = max(int(ordered[start]), 1), filled if start < filled else len(order)
-            size = max(1, min(TOKENS_PER_CALL // width, SCORES_PER_CALL // (self.n_items + 1)))
+            size = max(1, min(tokens // width, scores // (self.n_items + 1)))
             size = min(size, self.users_per_call or size)
             padding = np.cumsum(width - np.maximum(ordered[start : min(start + size, stop)], 1))
-            stop = start + int(np.searchsorted(padding, PADDING_PER_CALL, side="right"))
+            stop = start + int(np.searchsorted(padding, most_padding, side="right"))
             yield order[start:stop], width
             start = stop
 
@@ -675,8 +742,16 @@ def _used_columns(seen: Int64) -> Int64:
 
 def _engine(suffix: str) -> Any:
     """The module that opens graphs of this suffix."""
-    name = ENGINES[suffix]
-    return importlib.import_module(f"export.{name}" if __name__ == "export.runtime" else f"runtime_{name}")
+    name = f"export.{ENGINES[suffix]}" if __name__ == "export.runtime" else f"runtime_{ENGINES[suffix]}"
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name == name:
+            raise ArtifactError(f"{name}.py is missing beside runtime.py; copy the artifact again") from error
+        raise ArtifactError(
+            f"a graph {suffix} is run with {error.name}, which is not installed: pip install {error.name}, "
+            "or open another variant"
+        ) from error
 
 
 def _run(session: Session, outputs: Sequence[str], given: dict[str, Any]) -> Any:
@@ -761,7 +836,7 @@ def _new_session(
 
 
 def open_scorer(
-    path: Path, *, variant: str | None = None, threads: int | None = None, device: str = "cpu"
+    path: Path, *, variant: str | None = None, threads: int | None = None, device: str | None = None
 ) -> Artifact:
     """Open an artifact as a scorer."""
     return Artifact(path, variant=variant, threads=threads, device=device)
@@ -774,7 +849,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-k", type=int, default=10, help="number of recommendations")
     parser.add_argument("--artifact", default=Path(__file__).resolve().parent, help="another folder")
     parser.add_argument("--variant", help="a variant of the artifact; default: the manifest's")
-    parser.add_argument("--device", default="cpu", choices=tuple(PROVIDERS), help="where to compute")
+    parser.add_argument("--device", choices=tuple(PROVIDERS), help="where to compute")
     parser.add_argument("--threads", type=int, help="threads of one call")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     given = parser.parse_args(arguments)

@@ -2,15 +2,16 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from export.ann import AnnConfig
+from export.aot_build import AotConfig
 from export.parity import ParityConfig
 from export.tensorrt_config import TensorrtConfig
-from export.variants import CANONICAL, ENGINE, VariantName, is_lossy, scheme_problem
+from export.variants import CANONICAL, ENGINE, VariantName, may_be_default, scheme_problem
 from recommender.errors import InputError
 from recommender.quantization_scheme import read_quantization
 from recommender.sparsity import noted
@@ -47,11 +48,17 @@ class ExportConfig(StageConfig):
         None,
         description="besides the canonical fp32: fast (a body made for onnxruntime), scan-int8 (8-bit scan "
         "of the items, exact scores of the best 50); one that is named is kept even where it is not faster; "
-        "null: those that are faster here. By name only, as they rank otherwise, and never the default: "
-        "ann (an approximate index chooses what is scored), int8-body (8-bit body), quantized (the body as "
-        "the checkpoint's scheme says), qdq (the same in standard operators, for TensorRT), fp16 and bf16 "
-        "(half precision, for other runtimes); tensorrt-fp32, -fp16, -bf16, -int8 (a checkpoint that is "
-        "quantized int8-static), -fp8: an engine for the GPU of this machine",
+        "null: those that are faster here. By name only: scan-int4 (4-bit scan, for single requests on large "
+        "catalogues). By name only, as they rank otherwise, and never the default: ann (an approximate index "
+        "chooses what is scored), int8-body (8-bit body), quantized (the body as the checkpoint's scheme "
+        "says), qdq (the same in standard operators, for TensorRT), fp16 and bf16 (half precision, for other "
+        "runtimes), aot and aot-bf16 (compiled for this kind of machine, run by torch), tensorrt-fp32, "
+        "-fp16, -bf16, -int8 (of a checkpoint quantized int8-static), -fp8 (an engine for this machine's GPU)",
+    )
+    only: Literal["quantized"] | None = Field(
+        None,
+        description="an artifact of the variant quantized alone, its default: no float32 graph, and no "
+        "float32 item table where the scheme holds that in few bits",
     )
     int8_users: int = Field(
         1,
@@ -61,10 +68,24 @@ class ExportConfig(StageConfig):
         "measured in calls of this size",
     )
     ann: AnnConfig = Field(default_factory=AnnConfig, description="ann: its index and the gate about recall")
+    aot: AotConfig = Field(default_factory=AotConfig, description="aot, aot-bf16: how they are compiled")
     tensorrt: TensorrtConfig = Field(
         default_factory=TensorrtConfig, description="tensorrt-...: how engines are built"
     )
     parity: ParityConfig = Field(default_factory=ParityConfig, description="the gate about ranking")
+
+    @model_validator(mode="after")
+    def _alone(self) -> Self:
+        if self.only is not None and self.variants is not None:
+            raise ValueError(f"only: {self.only} keeps no other variant: leave variants out")
+        return self
+
+    @property
+    def wanted(self) -> tuple[VariantName, ...]:
+        """Variants that have to pass, and are kept."""
+        if self.only is not None:
+            return (self.only,)
+        return self.variants or ()
 
     @property
     def consumes(self) -> tuple[str, ...]:
@@ -92,9 +113,10 @@ class ExportConfig(StageConfig):
         if self.of not in known:
             return []
         shape = known[self.of]
-        asked = [scheme_problem(name, shape.quantized, self.of) for name in self.variants or ()]
-        wrong = [("variants", text) for text in asked if text is not None]
-        return wrong + self.tensorrt.problems(self.variants or (), self.top_k, shape.sparsity)
+        asked = [scheme_problem(name, shape.quantized, self.of) for name in self.wanted]
+        place = "variants" if self.only is None else "only"
+        found = [(place, wrong) for wrong in asked if wrong is not None]
+        return found + self.tensorrt.problems(self.wanted, self.top_k, shape.sparsity)
 
     def shape(self, known: Mapping[str, Shape]) -> Shape:
         """An artifact with lists of one length."""
@@ -105,9 +127,10 @@ def run(config: ExportConfig, inputs: Mapping[str, Bound], context: Context) -> 
     """Write `context.folder / "artifact"`, measure parity on histories of test users, pass the gate or fail.
 
     The canonical graph and every variant that is asked for by name have to pass; another one that does not,
-    or is not faster here, is left out. The fastest of those that stay is the default. Raises InputError for a
-    checkpoint of another data set, a top_k beyond the catalogue or a variant that cannot hold its scheme,
-    StageError when the model cannot be exported, GateError when a graph ranks differently.
+    or is not faster here, is left out. The fastest of those that stay is the default (`only`: that one).
+    Raises InputError for a checkpoint of another data set, a top_k beyond the catalogue, a variant that
+    cannot hold its scheme or be compiled here, StageError when the model cannot be exported, GateError when a
+    graph ranks differently.
     """
     import torch
 
@@ -133,16 +156,17 @@ def run(config: ExportConfig, inputs: Mapping[str, Bound], context: Context) -> 
         origin=_origin(config, inputs[config.of], context),
         top_k=config.top_k,
         opset=config.opset,
-        variants=config.variants,
+        variants=config.variants if config.only is None else config.wanted,
         int8_users=config.int8_users,
         ann=config.ann,
+        aot=config.aot,
         quantization=quantization,
         engines=_engines(config, context, model.max_length),
     )
     context.progress("note", {"text": f"{facts.nodes} nodes, {facts.size_bytes:,} bytes; measuring parity"})
     started = time.perf_counter()
-    measured = measure_variants(model, folder, context, config.parity, named=config.variants or ())
-    keep, default = settle(measured, named=config.variants or ())
+    measured = measure_variants(model, folder, context, config.parity, named=config.wanted)
+    keep, default = settle(measured, named=config.wanted, only=config.only)
     keep_variants(folder, keep, default, measured)
     context.progress("note", {"text": f"variants: {', '.join(keep)}; default: {default}"})
     return Outputs(
@@ -206,12 +230,16 @@ def _origin(config: ExportConfig, parent: Bound, context: Context) -> "Origin":
     )
 
 
-def settle(measured: Mapping[str, Mapping[str, Any]], *, named: Sequence[str]) -> tuple[list[str], str]:
+def settle(
+    measured: Mapping[str, Mapping[str, Any]], *, named: Sequence[str], only: str | None = None
+) -> tuple[list[str], str]:
     """(variants to keep, the default): the canonical one, those named, and those that are faster than it."""
     from export.speed import fastest, is_faster
 
+    if only is not None:
+        return [only], only
     ratios = {name: each["speedup"] for name, each in measured.items() if "speedup" in each}
     fast = {name for name in ratios if is_faster(ratios[name])}
     keep = [name for name in measured if name == CANONICAL or name in named or name in fast]
-    may_serve = [name for name in keep if name in ratios and not is_lossy(name)]
+    may_serve = [name for name in keep if name in ratios and may_be_default(name)]
     return keep, fastest({name: ratios[name] for name in may_serve}, CANONICAL)

@@ -1,8 +1,8 @@
 """The variants of an artifact: several ways to one list; the fastest that ranks alike is served.
 
-`fp32` is the canonical graph, portable and whole; `fp16` and `bf16` are the same in half precision. The
-others are a body (histories to user vectors) and a head (user vectors to lists), so the catalogue can be
-swapped without touching the body.
+`fp32` is the canonical graph, portable and whole; `fp16` and `bf16` are the same in half precision, `aot` and
+`aot-bf16` compiled for one kind of machine. The others are a body (histories to user vectors) and a head
+(user vectors to lists), so the catalogue can be swapped without touching the body.
 """
 
 from collections.abc import Sequence
@@ -11,14 +11,29 @@ from typing import Literal, get_args
 
 from recommender.quantization_scheme import SERVED, unserved
 
-HeadKind = Literal["exact", "int8"]
+HeadKind = Literal["exact", "int8", "int4", "recorded"]
 BodyKind = Literal["fast", "int8", "quantized", "qdq"]
 HalfKind = Literal["fp16", "bf16"]
 EngineKind = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 VariantName = Literal[
-    "fp32", "fast", "scan-int8", "ann", "int8-body", "quantized", "qdq", "fp16", "bf16",
-    "tensorrt-fp32", "tensorrt-fp16", "tensorrt-bf16", "tensorrt-int8", "tensorrt-fp8",
-]  # fmt: skip
+    "fp32",
+    "fast",
+    "scan-int8",
+    "scan-int4",
+    "ann",
+    "int8-body",
+    "quantized",
+    "qdq",
+    "fp16",
+    "bf16",
+    "aot",
+    "aot-bf16",
+    "tensorrt-fp32",
+    "tensorrt-fp16",
+    "tensorrt-bf16",
+    "tensorrt-int8",
+    "tensorrt-fp8",
+]
 CANONICAL: VariantName = "fp32"
 
 
@@ -33,16 +48,17 @@ class Split:
     lossy: bool = False  # ranks otherwise: never the default, and its quality is what has to hold
     index: bool = False  # an approximate index chooses which items are scored
 
-    @property
-    def head_file(self) -> str:
-        """The graph of the head, in the folder of the catalogue."""
-        return f"head-{self.head}.onnx"
-
 
 SPLIT: dict[VariantName, Split] = {
     "fast": Split("fast", "exact", 0, "a body made for onnxruntime; every item is scored in float32"),
     "scan-int8": Split(
         "fast", "int8", 20_000, "the same body; 8-bit scan, its best 50 are scored again in float32"
+    ),
+    "scan-int4": Split(
+        "fast",
+        "int4",
+        None,
+        "the same body; 4-bit scan, its best 100 (from 200,000 items on: 200) are scored again in float32",
     ),
     "ann": Split(
         "fast",
@@ -84,6 +100,27 @@ HALF: dict[VariantName, HalfKind] = {"fp16": "fp16", "bf16": "bf16"}
 """The canonical graph in half precision, for other runtimes: by name only, after all others."""
 
 
+@dataclass(frozen=True)
+class Compiled:
+    """The canonical graph compiled by AOTInductor for the machine that exports it; run by torch."""
+
+    precision: str
+    half: bool  # matrices in bfloat16: ranks otherwise
+    about: str
+
+
+COMPILED: dict[VariantName, Compiled] = {
+    "aot": Compiled("fp32", False, "the canonical graph compiled for one kind of machine (AOTInductor)"),
+    "aot-bf16": Compiled(
+        "bf16",
+        True,
+        "the same with matrix products in bfloat16, and attention where there are matrix units for it; "
+        "norms, softmax, angles, scores and the item table in float32; ranks otherwise",
+    ),
+}
+"""By name only and never the default, as they need torch and one kind of machine; last of all."""
+
+
 ENGINE: dict[VariantName, EngineKind] = {
     "tensorrt-fp32": "fp32",
     "tensorrt-fp16": "fp16",
@@ -96,9 +133,9 @@ ENGINE: dict[VariantName, EngineKind] = {
 
 def to_try(asked: Sequence[VariantName] | None, n_items: int) -> tuple[VariantName, ...]:
     """The canonical graph first, then those asked for, or (None) those that may pay for so many items."""
-    assert {*SPLIT, *HALF, *ENGINE, CANONICAL} == set(get_args(VariantName))
+    assert {*SPLIT, *HALF, *COMPILED, *ENGINE, CANONICAL} == set(get_args(VariantName))
     chosen = _may_pay(n_items) if asked is None else asked
-    return (CANONICAL, *(name for name in (*SPLIT, *HALF, *ENGINE) if name in chosen))
+    return (CANONICAL, *(name for name in (*SPLIT, *HALF, *COMPILED, *ENGINE) if name in chosen))
 
 
 def _may_pay(n_items: int) -> list[VariantName]:
@@ -123,6 +160,11 @@ def scheme_problem(name: VariantName, scheme: str | None, of: str) -> str | None
 
 def is_lossy(name: str) -> bool:
     """Whether a variant ranks otherwise than the canonical graph."""
-    kinds = {str(each): kind for each, kind in (*ENGINE.items(), *HALF.items())}
-    split = any(name == each and found.lossy for each, found in SPLIT.items())
-    return split or kinds.get(name, "fp32") != "fp32"
+    rounded = {*HALF, *(each for each, compiled in COMPILED.items() if compiled.half)}
+    rounded |= {each for each, kind in ENGINE.items() if kind != "fp32"}
+    return name in rounded or any(name == each and split.lossy for each, split in SPLIT.items())
+
+
+def may_be_default(name: str) -> bool:
+    """Whether a variant ranks like the canonical graph and runs wherever onnxruntime does."""
+    return not is_lossy(name) and name not in COMPILED and name not in ENGINE

@@ -17,9 +17,11 @@ from recommender.errors import InputError
 from recommender.files import complete_folder, read_json, write_json
 from recommender.models.config import ModelConfig, backbone_folder
 from recommender.quantization_scheme import Quantization, read_scheme, write_quantization
+from recommender.ways import EAGER, Way
 
 if TYPE_CHECKING:
     from recommender.models.interface import SequentialRecommender
+    from recommender.program import ProgramScorer
     from recommender.ranking import TorchScorer
 
 SCHEMA = 1
@@ -238,12 +240,17 @@ def load_checkpoint(
     return model.to(device).eval()
 
 
-def open_scorer(path: Path, *, device: str = "cpu", threads: int | None = None) -> "TorchScorer":
-    """Open a checkpoint as a scorer; `threads` sets torch's intra-op threads for the process."""
+def open_scorer(
+    path: Path, *, device: str = "cpu", threads: int | None = None, way: Way = EAGER
+) -> "TorchScorer | ProgramScorer":
+    """Open a checkpoint as a scorer; `threads` sets torch's intra-op threads for the process.
+
+    Raises InputError for a broken checkpoint, and for a `way` that the device cannot go.
+    """
     import torch
 
-    from recommender.ranking import TorchScorer
+    from recommender.torch_ways import scorer_in
 
     if threads is not None:
         torch.set_num_threads(threads)
-    return TorchScorer(load_checkpoint(path, device=device))
+    return scorer_in(way, load_checkpoint(path, device=device))

@@ -12,8 +12,11 @@ from torch import Tensor
 from recommender.models.interface import History, SequentialRecommender
 from recommender.scoring import HistoryArrays, Int64, TopK
 
-USERS_PER_PRODUCT = 256  # a larger score matrix leaves the caches
+USERS_PER_PRODUCT = 256  # a larger score matrix leaves the caches of a CPU
+SCORES_PER_PRODUCT = 1 << 28  # on other devices, which want large products: 1 GiB of float32
 TOKENS_PER_CALL = 4096  # padded positions per call of the body
+TOKENS_ELSEWHERE = 1 << 16  # the same on other devices: 1,024 histories of 64 items
+HALVES = (torch.float16, torch.bfloat16)
 CALL_COST = 200
 """What a call costs besides its positions, in positions. Measured on one core: 140 to 260 for bodies of width
 64 in training and in scoring, 45 for width 256 (where the cut matters less); a GPU has not been measured.
@@ -21,11 +24,19 @@ CALL_COST = 200
 
 
 class TorchScorer:
-    """A checkpoint as a scorer: exact top-k and exact ranks over the whole catalogue."""
+    """A checkpoint as a scorer: exact top-k and exact ranks over the whole catalogue.
 
-    def __init__(self, model: SequentialRecommender) -> None:
+    `table`: the item table that is scored, where it is kept otherwise than the model has it.
+    """
+
+    def __init__(self, model: SequentialRecommender, table: Tensor | None = None) -> None:
         self.model = model.eval()
         self.device = next(iter(model.state_dict().values())).device
+        self._table = table
+
+    def table(self) -> Tensor:
+        """The item table that is scored, [n_items + 1, D]."""
+        return self.model.item_table() if self._table is None else self._table
 
     def top_k(self, history: HistoryArrays, k: int) -> TopK:
         """The k best rows of each history; equal scores in ascending row order."""
@@ -71,7 +82,8 @@ class TorchScorer:
         order = np.argsort(lengths, kind="stable")
         out: Tensor | None = None
         with torch.inference_mode():
-            for users, width in micro_batches(lengths[order], TOKENS_PER_CALL, call_cost(self.device)):
+            tokens = TOKENS_PER_CALL if self.device.type == "cpu" else TOKENS_ELSEWHERE
+            for users, width in micro_batches(lengths[order], tokens, call_cost(self.device)):
                 chosen = order[users]
                 newest = slice(items.shape[1] - width, None)
                 batch = History(
@@ -92,12 +104,13 @@ class TorchScorer:
         unmasked.
         """
         with torch.inference_mode():
-            table = self.model.item_table()
-            buffer = vectors.new_empty(min(len(vectors), USERS_PER_PRODUCT), len(table))
-            for start in range(0, len(vectors), USERS_PER_PRODUCT):
-                part = slice(start, start + USERS_PER_PRODUCT)
+            table = self.table()
+            at_once = users_per_product(self.device, len(table))
+            buffer = table.new_empty(min(len(vectors), at_once), len(table))
+            for start in range(0, len(vectors), at_once):
+                part = slice(start, start + at_once)
                 users = vectors[part]  # one buffer for all: fresh memory would cost a page fault every 4 KiB
-                scores = torch.mm(users, table.T, out=buffer[: len(users)]).float()
+                scores = score_product(users, table, out=buffer[: len(users)])
                 gold = None if keep is None else torch.from_numpy(keep[part]).to(scores.device).unsqueeze(1)
                 gold_scores = None if gold is None else scores.gather(1, gold)
                 if seen is not None:
@@ -142,17 +155,40 @@ def call_cost(device: torch.device) -> int:
     return CALL_COST if device.type == "cpu" else 10**9
 
 
+def users_per_product(device: torch.device, rows: int) -> int:
+    """Users whose scores over a table of `rows` are made at once."""
+    if device.type == "cpu":
+        return USERS_PER_PRODUCT
+    return max(USERS_PER_PRODUCT, SCORES_PER_PRODUCT // rows)
+
+
+def score_product(users: Tensor, table: Tensor, out: Tensor | None = None) -> Tensor:
+    """Users [b, D] x table [n, D] -> float32 [b, n]; computed in the type of the table.
+
+    CUDA keeps the sums of products in half precision in float32. `out` [b, n], of the table's type, may be
+    used for the result.
+    """
+    users = users.to(table.dtype)
+    if table.dtype in HALVES and table.is_cuda:
+        return torch.mm(users, table.T, out_dtype=torch.float32)
+    return (torch.mm(users, table.T) if out is None else torch.mm(users, table.T, out=out)).float()
+
+
+def best_first(best: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """(scores [B, k], rows [B, k]) of a top-k in any order, best first and ties by ascending row."""
+    rows, by_row = rows.sort(dim=1)
+    best = best.gather(1, by_row)
+    best, by_score = best.sort(dim=1, descending=True, stable=True)
+    return best, rows.gather(1, by_score)
+
+
 def top_rows(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """(scores [B, k], rows [B, k]) best first, ties by ascending row.
 
     `torch.topk` leaves ties in any order, so they are put right afterwards; rows whose k-th score is tied
     with one outside are sorted whole.
     """
-    best, rows = scores.topk(k, dim=1)
-    rows, by_row = rows.sort(dim=1)
-    best = best.gather(1, by_row)
-    best, by_score = best.sort(dim=1, descending=True, stable=True)
-    rows = rows.gather(1, by_score)
+    best, rows = best_first(*scores.topk(k, dim=1))
     tied = (scores >= best[:, -1:]).sum(dim=1) > k
     if tied.any():
         whole, order = scores[tied].sort(dim=1, descending=True, stable=True)

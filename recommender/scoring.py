@@ -79,6 +79,7 @@ class ScorerRef:
     path: Path
     opener: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    device: str | None = None  # the only one that it runs on; None: whichever is asked for
 
     def open(self, **more: Any) -> Scorer:
         """Open the scorer; `more` overrides the options (device, threads)."""

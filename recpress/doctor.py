@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from recommender.errors import InputError
+
 State = Literal["ok", "missing", "broken", "absent"]
 """`missing` and `broken` stop some recipes; `absent` is optional."""
 
@@ -46,8 +48,9 @@ OPTIONAL = {
 
 def examine() -> list[Finding]:
     """All findings, in the order in which they are worth reading."""
-    machine = [_gpu(), _driver(), _tensorrt()]
-    return [_python(), *_needed(), *_optional(), *machine, *_onnxruntime(), _data(), _cache(), _disk()]
+    machine = [_compiler(), _gpu(), _driver(), _tensorrt()]
+    found = [_python(), *_needed(), *_optional(), *machine, *_onnxruntime()]
+    return [*found, _data(), _cache(), _disk()]
 
 
 def _python() -> Finding:
@@ -73,6 +76,16 @@ def _optional() -> Iterator[Finding]:
 def _version(module: str) -> str:
     """Of the distribution that brings a module (faiss comes as faiss-cpu)."""
     return importlib.metadata.version(importlib.metadata.packages_distributions().get(module, [module])[0])
+
+
+def _compiler() -> Finding:
+    from export.aot_build import NO_COMPILER, require_compiler
+
+    try:
+        return Finding("C++ compiler", "ok", require_compiler())
+    except InputError:
+        what = "optional: export variants aot, aot-bf16 (to run them takes none)"
+        return Finding("C++ compiler", "absent", what, NO_COMPILER)
 
 
 def _gpu() -> Finding:

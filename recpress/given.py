@@ -80,21 +80,28 @@ def bind(name: str, folder: Path, stage_folder: Path | None = None) -> Bound:
 
 def scorers(name: str, kind: Kind, folder: Path) -> Iterable[ScorerRef]:
     """How to open a bound folder: one way for a checkpoint, one per variant for an artifact (its default one
-    first; engines where there is TensorRT; those for other runtimes left out), else none.
+    first; those for other runtimes left out, unless an engine of ours runs them here), else none.
     """
     if kind not in ("checkpoint", "artifact"):
         return ()
     if kind == "checkpoint":
         return (ScorerRef(name, kind, "torch", folder, CHECKPOINT_OPENER),)
     manifest = _manifest(folder)
-    here = {str(each["name"]): "onnxruntime" for each in manifest["variants"] if each.get("on_cpu", True)}
-    if can_run_engines():
-        engines = [each for each in manifest["variants"] if each.get("format") == "tensorrt"]
-        here |= {str(each["name"]): "tensorrt" for each in engines}
-    ordered = sorted(here, key=lambda variant: variant != manifest.get("default_variant"))
+    entries = [each for each in manifest["variants"] if each.get("on_cpu", True) or "device" in each]
+    if not can_run_engines():
+        entries = [each for each in entries if each.get("format") != "tensorrt"]
+    entries.sort(key=lambda each: each["name"] != manifest.get("default_variant"))
     return tuple(
-        ScorerRef(name, kind, here[variant], folder, ARTIFACT_OPENER, {"variant": variant})
-        for variant in ordered
+        ScorerRef(
+            name,
+            kind,
+            str(each.get("runtime", "onnxruntime")),
+            folder,
+            ARTIFACT_OPENER,
+            {"variant": str(each["name"])},
+            each.get("device"),
+        )
+        for each in entries
     )
 
 

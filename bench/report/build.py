@@ -155,12 +155,12 @@ def _evaluation(setting: Setting, *, users: int) -> Evaluation:
 
 def _candidate(each: Measured, slices: Sequence[Members], timings: Timings) -> CandidateReport:
     candidate, facts, judged = each.candidate, each.facts, each.judged
-    peak, _ = timings.peaks.get(each.name, (None, None))
+    peak, device_peak = timings.peaks.get(each.name, (None, None))
     return CandidateReport(
         name=candidate.name,
         of=facts.of,
         kind=candidate.kind,
-        variant=candidate.variant,
+        variant=candidate.variant or candidate.way,
         runtime=candidate.ref.runtime,
         device=timings.devices[each.name],
         precision=facts.precision,
@@ -182,6 +182,7 @@ def _candidate(each: Measured, slices: Sequence[Members], timings: Timings) -> C
         coverage={} if judged is None else judged.coverage,
         latency=timings.rows(each.name),
         peak_memory_bytes=peak,
+        peak_device_bytes=device_peak,
         energy=list(timings.energy.get(each.name, ())) or None,
         failed=each.failed,
         train=facts.train,

@@ -10,7 +10,7 @@ def candidate_table(report: Report) -> Table:
     """What each candidate is and how large."""
     header = (
         "made from", "kind", "runtime", "variant", "precision", "device", "threads", "parameters", "body",
-        "zeros", "size", "peak memory",
+        "zeros", "size", "peak memory", "on the GPU",
     )  # fmt: skip
     rows = [
         row(
@@ -29,6 +29,7 @@ def candidate_table(report: Report) -> Table:
             else f"{each.zeros.of_body_matrices:.0%} ({each.zeros.pattern})",
             wording.size(each.size_bytes),
             wording.size(each.peak_memory_bytes),
+            wording.size(each.peak_device_bytes),
         )
         for each in report.candidates
     ]

@@ -34,6 +34,32 @@ class Machine(Part):
     trials: list[PeakTrial]
 
 
+class GpuTrial(Part):
+    """One way to reach a peak of a GPU; bytes or FLOPs per second, by CUDA events."""
+
+    what: Literal["bandwidth", "gemm"]
+    how: str
+    precision: Literal["fp32", "tf32", "bf16", "fp16"]
+    shape: tuple[int, int, int] | None = Field(None, description="gemm: m, k, n")
+    best: float
+    median: float
+    lowest: float
+    samples: int
+
+
+class GpuMachine(Part):
+    """A GPU at its best."""
+
+    device: str
+    name: str | None = None
+    bandwidth: float = Field(description="bytes per second of its memory, the best trial")
+    gemm: dict[str, float] = Field(
+        description="FLOPs per second of a matrix product by precision, the best trial; fp32: without TF32"
+    )
+    buffer_bytes: int = Field(description="what was moved for the bandwidth")
+    trials: list[GpuTrial]
+
+
 class CallPart(Part):
     """One part of a call."""
 
@@ -76,7 +102,16 @@ class RooflineRow(Part):
     bound_by: Literal["compute", "memory"] | None = None
     share_of_bound: float | None = Field(None, description="bound / time; 1: no faster on this machine")
     without_peak: list[str] | None = Field(
-        None, description="parts that do not compute in fp32: their FLOPs are not in compute_ms"
+        None,
+        description="parts that compute in a precision without a peak (on a CPU: not in fp32); their FLOPs "
+        "are not in compute_ms",
+    )
+    device: str | None = Field(None, description="absent: the processor")
+    precision: str | None = Field(
+        None, description="on a GPU: what the products of the blocks compute in, and so the peak they face"
+    )
+    share_on_device: float | None = Field(
+        None, description="bound / time between CUDA events, which leaves out the host before and after"
     )
     split_by: Literal["hooks", "profile"] | None = Field(None, description="absent: not taken apart")
     parts: list[CallPart]
@@ -94,6 +129,7 @@ class Roofline(Part):
     """Where the time goes."""
 
     machine: Machine
+    gpu: GpuMachine | None = Field(None, description="absent: nothing ran on one, or it was not measured")
     rows: list[RooflineRow]
     reasons: list[Reason]
     missing: dict[str, str] = Field(description="candidate -> what is not known of it, and why")

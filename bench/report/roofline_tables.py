@@ -1,7 +1,7 @@
 """Tables of the roofline: calls against the machine, the split of their time, the machine's peaks."""
 
 from bench.report import wording
-from bench.report.roofline_parts import PARTS, PeakTrial, Roofline, RooflineRow
+from bench.report.roofline_parts import PARTS, GpuTrial, PeakTrial, Roofline, RooflineRow
 from bench.report.table import Cell, Table, row, without_empty_columns
 
 NAMES = {"top_k": "top-k", "other": "other (host)"}
@@ -22,6 +22,8 @@ def bound_table(roofline: Roofline) -> Table:
             wording.significant(each.bandwidth_ms),
             each.bound_by or wording.ABSENT,
             wording.ABSENT if each.share_of_bound is None else f"{each.share_of_bound:.0%}",
+            wording.ABSENT if each.share_on_device is None else f"{each.share_on_device:.0%}",
+            each.precision or wording.ABSENT,
         )
         for each in roofline.rows
         if each.flops is not None
@@ -33,9 +35,9 @@ def bound_table(roofline: Roofline) -> Table:
     )
     header = (
         "candidate", "load", "batch", "time ms", "FLOPs", "bytes", "FLOPs / byte", "at the peak ms",
-        "from memory ms", "bound by", "bound reached",
+        "from memory ms", "bound by", "bound reached", "between events", "peak of",
     )  # fmt: skip
-    return Table("Against the machine", note, header, rows)
+    return without_empty_columns(Table("Against the machine", note, header, rows), wording.ABSENT)
 
 
 def split_table(roofline: Roofline) -> Table:
@@ -96,9 +98,35 @@ def machine_table(roofline: Roofline) -> Table:
     return Table("The machine at its best", note, header, rows)
 
 
-def _rate(trial: PeakTrial, value: float) -> str:
+def _rate(trial: PeakTrial | GpuTrial, value: float) -> str:
     unit = "GB/s" if trial.what == "bandwidth" else "GFLOP/s"
     return f"{wording.significant(value / 1e9)} {unit}"
+
+
+def gpu_table(roofline: Roofline) -> Table:
+    """Every way to reach a peak of the GPU, by precision, the best one of each first."""
+    header = ("peak", "precision", "how", "m x k x n", "best", "median", "lowest", "samples")
+    gpu = roofline.gpu
+    if gpu is None:
+        return Table("The GPU at its best", "", header, [])
+    note = (
+        f"{gpu.name or gpu.device}, by CUDA events, before the candidates and after each that ran on it. "
+        f"fp32 is without TF32. Memory: {wording.size(gpu.buffer_bytes)} that are moved. Each part of a call "
+        "is held against the peak of the precision that its products compute in."
+    )
+    trials = sorted(gpu.trials, key=lambda trial: (trial.what, trial.precision, -trial.best))
+    rows = [
+        row(
+            "memory" if each.what == "bandwidth" else "products",
+            each.precision if each.what == "gemm" else wording.ABSENT,
+            each.how,
+            wording.ABSENT if each.shape is None else " x ".join(map(str, each.shape)),
+            *(_rate(each, value) for value in (each.best, each.median, each.lowest)),
+            str(each.samples),
+        )
+        for each in trials
+    ]
+    return without_empty_columns(Table("The GPU at its best", note, header, rows), wording.ABSENT)
 
 
 def missing_lines(roofline: Roofline) -> list[str]:

@@ -112,6 +112,13 @@ class Latency(Part):
     )
     rate: float | None = Field(None, description="open-loop: requests per second that were offered")
     device_ms: float | None = Field(None, description="median between CUDA events around the call")
+    kernels_ms: float | None = Field(
+        None, description="kernels on a GPU, summed, as CUDA's tracing sees them in calls of their own"
+    )
+    to_device_ms: float | None = Field(None, description="the same of copies from the host to the GPU")
+    to_host_ms: float | None = Field(None, description="the same of copies from the GPU to the host")
+    to_device_bytes: float | None = Field(None, description="that these copies move, per call")
+    to_host_bytes: float | None = None
     kept_up: bool | None = Field(
         None, description="open-loop: whether the rate was kept up with; absent: too few requests to tell"
     )
@@ -160,6 +167,7 @@ class CandidateReport(Part):
     coverage: Metrics
     latency: list[Latency]
     peak_memory_bytes: int | None = Field(None, description="largest resident size of its own process")
+    peak_device_bytes: int | None = Field(None, description="largest memory that torch had on the GPU")
     energy: list[Energy] | None = None
     failed: str | None = Field(
         None, description="why measurements are missing: it crashed or hung; the others went on"

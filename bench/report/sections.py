@@ -16,10 +16,10 @@ from bench.report.quality_tables import (
     slice_tables,
 )
 from bench.report.roofline_figures import roofline_figures
-from bench.report.roofline_tables import bound_table, machine_table, missing_lines, split_table
+from bench.report.roofline_tables import bound_table, gpu_table, machine_table, missing_lines, split_table
 from bench.report.schema import Report
 from bench.report.speed_figures import batch_figures, rate_figures
-from bench.report.speed_tables import latency_tables, saturation_table, speed_tables
+from bench.report.speed_tables import device_tables, latency_tables, saturation_table, speed_tables
 from bench.report.table import Table
 
 FINDINGS = {"holds": "Holds", "fails": "Fails", "open": "Open"}
@@ -79,8 +79,9 @@ def findings(report: Report) -> list[Block]:
 def _costs(report: Report) -> Iterator[Section]:
     closed = [table for table in latency_tables(report) if not table.title.startswith("Latency under load")]
     loaded = [table for table in latency_tables(report) if table.title.startswith("Latency under load")]
-    yield Section("speed", "Speed", "", [batch_figures(report), *speed_tables(report), *closed])
-    blocks: list[Block] = [rate_figures(report), saturation_table(report), *loaded]
+    blocks: list[Block] = [batch_figures(report), *speed_tables(report), *closed, *device_tables(report)]
+    yield Section("speed", "Speed", "", blocks)
+    blocks = [rate_figures(report), saturation_table(report), *loaded]
     yield Section("load", "Load at a rate", "", blocks)
     yield from _roofline(report)
     cost = report.sections.cost
@@ -106,6 +107,7 @@ def _roofline(report: Report) -> Iterator[Section]:
         bound_table(found),
         split_table(found),
         machine_table(found),
+        gpu_table(found),
         Bullets("Not known", missing_lines(found)),
         Bullets("How far to trust it", found.cautions),
     ])  # fmt: skip

@@ -4,6 +4,11 @@ from bench.report import wording
 from bench.report.schema import CandidateReport, Latency, Report, Speedup
 from bench.report.table import Cell, Table, by_reference, row, without_empty_columns
 
+DEVICE_NOTE = (
+    "Means over calls that were traced, after the timed ones. Kernels and copies: the time that each takes "
+    "on the GPU, summed. GPU busy: both, over the median of the timed calls; the rest it waits for the "
+    "host to launch them, which CUDA graphs save."
+)
 CHANCE = "A/A: the same model in two processes may differ by so much; less than that says nothing."
 
 
@@ -71,6 +76,43 @@ def _latency_row(candidate: CandidateReport, entry: Latency) -> tuple[Cell, ...]
         wording.significant(entry.device_ms), wording.significant(entry.users_per_second),
         f"{entry.samples:,}", f"{entry.length:g}",
     )  # fmt: skip
+
+
+def device_tables(report: Report) -> list[Table]:
+    """What calls on a GPU consist of, one table per load."""
+    found = []
+    for load in dict.fromkeys(entry.load for each in report.candidates for entry in each.latency):
+        entries = [
+            (each, entry)
+            for each in report.candidates
+            for entry in each.latency
+            if entry.load == load and entry.kernels_ms is not None
+        ]
+        entries.sort(key=lambda pair: pair[1].batch)
+        rows = [_device_row(each, entry) for each, entry in entries]
+        header = (
+            "candidate", "batch", "p50 ms", "between events ms", "kernels ms", "GPU busy", "copies in ms",
+            "copies out ms", "bytes in", "bytes out",
+        )  # fmt: skip
+        table = Table(f"On the GPU, {wording.load(load)}", DEVICE_NOTE, header, rows)
+        found.append(without_empty_columns(table, wording.ABSENT))
+    return found
+
+
+def _device_row(candidate: CandidateReport, entry: Latency) -> tuple[Cell, ...]:
+    parts = [part or 0.0 for part in (entry.kernels_ms, entry.to_device_ms, entry.to_host_ms)]
+    moved = [entry.to_device_bytes, entry.to_host_bytes]
+    return row(
+        candidate.name,
+        str(entry.batch),
+        wording.significant(entry.p50_ms),
+        wording.significant(entry.device_ms),
+        wording.significant(entry.kernels_ms),
+        f"{sum(parts) / entry.p50_ms:.0%}",
+        wording.significant(entry.to_device_ms),
+        wording.significant(entry.to_host_ms),
+        *(wording.ABSENT if each is None else wording.size(round(each)) for each in moved),
+    )
 
 
 def _percentiles(entry: Latency) -> list[str]:

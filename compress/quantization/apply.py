@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from functools import partial
+from itertools import groupby
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -11,7 +13,7 @@ from compress.calibration import Calibration, sample, validation_loss
 from compress.finite import check_finite
 from compress.quantization.grid import on_grid, scales_of
 from compress.quantization.inputs import hessians, largest_inputs
-from compress.quantization.rounding import rounded, tried
+from compress.quantization.rounding import round_in_place, tried
 from compress.quantization.sensitivity import Mix, Rises, mix, rises
 from compress.quantization.simulation import activations
 from recommender.errors import InputError
@@ -20,7 +22,6 @@ from recommender.models.linears import Linear, body_linears
 from recommender.quantization_scheme import (
     ITEM_TABLE,
     TABLE_LEVELS,
-    Float32,
     MatrixScheme,
     Quantization,
     QuantizationScheme,
@@ -30,6 +31,7 @@ from recommender.quantization_scheme import (
 from recommender.stage import Context
 
 Schemes = Mapping[str, MatrixScheme]
+Method = Literal["rtn", "gptq"]
 
 
 @dataclass(frozen=True)
@@ -81,18 +83,28 @@ class Work:
         matrices = {name: ranges.get(name, matrix) for name, matrix in scheme.matrices.items()}
         return scheme.model_copy(update={"matrices": matrices})
 
-    def rises(self, options: Mapping[str, Sequence[MatrixScheme]], base: float) -> Rises:
-        """What the loss gains by each matrix alone; the model is left as it was."""
-        return rises(self.linears, options, self.loss, base)
+    def rises(
+        self, options: Mapping[str, Sequence[MatrixScheme]], base: float, method: Method = "rtn"
+    ) -> Rises:
+        """What the loss gains by each matrix alone, rounded by `method`; the model is left as it was."""
+        return rises(self.linears, options, self.loss, base, partial(self._hessians, method))
 
     def mixed(
-        self, options: Mapping[str, Sequence[MatrixScheme]], base: float, *, budget: float
+        self,
+        options: Mapping[str, Sequence[MatrixScheme]],
+        base: float,
+        *,
+        budget: float,
+        method: Method = "rtn",
     ) -> tuple[Mix, Rises]:
-        """The smallest matrices within a budget, and what each loses alone."""
-        found = self.rises({name: each[:-1] for name, each in options.items()}, base)
+        """The smallest matrices within a budget, and what each loses alone.
+
+        What is measured of all together are the very matrices that `apply` writes with this method.
+        """
+        found = self.rises({name: each[:-1] for name, each in options.items()}, base, method)
 
         def measure(schemes: Schemes) -> float:
-            with tried(self.linears, schemes):
+            with tried(self.linears, schemes, partial(self._round, method=method)):
                 return self.loss() - base
 
         return mix(self.linears, options, found, budget=budget, measure=measure), found
@@ -100,29 +112,31 @@ class Work:
     def apply(self, scheme: QuantizationScheme) -> Quantization:
         """Round the matrices in place; what they and the item table lie on.
 
-        GPTQ goes block by block: its inputs come from blocks that are quantized already. Raises InputError
-        for an item table that the model computes, and without bitsandbytes where the scheme needs it.
+        Raises InputError for an item table that the model computes, and without bitsandbytes where the scheme
+        needs it.
         """
-        scales: dict[str, Float32] = {}
-        blocks: dict[int, dict[str, MatrixScheme]] = {}
-        for name, matrix in scheme.matrices.items():
-            blocks.setdefault(self.linears[name].block, {})[name] = matrix
-        for block in sorted(blocks):
-            fed: dict[str, Tensor] = {}
-            ours = {
-                name: self.linears[name] for name, each in blocks[block].items() if each.levels is not None
-            }
-            if scheme.method == "gptq" and ours:
-                fed = hessians(self.model, ours, self.calibration)
-            for name, matrix in blocks[block].items():
-                found = rounded(self.linears[name].matrix(), matrix, fed.get(name))
-                with torch.no_grad():
-                    self.linears[name].matrix().copy_(found.values)
-                if found.scales is not None:
-                    scales[name] = found.scales.cpu().numpy()
+        found = self._round(scheme.matrices, method=scheme.method)
+        scales = {name: values.cpu().numpy() for name, values in found.items()}
         if scheme.item_table != "fp32":
             scales[ITEM_TABLE] = round_table(self.model, scheme.item_table).cpu().numpy()
         return Quantization(scheme, scales)
+
+    def _round(self, schemes: Schemes, *, method: Method) -> dict[str, Tensor]:
+        """Round matrices in place; their scales. GPTQ goes block by block: its inputs come from blocks that
+        are quantized already."""
+        scales: dict[str, Tensor] = {}
+        by_block = sorted(schemes, key=lambda name: self.linears[name].block)
+        for _, names in groupby(by_block, key=lambda name: self.linears[name].block):
+            block = {name: schemes[name] for name in names}
+            ours = {name: self.linears[name] for name, each in block.items() if each.levels is not None}
+            scales |= round_in_place(self.linears, block, self._hessians(method, ours))
+        return scales
+
+    def _hessians(self, method: Method, linears: Mapping[str, Linear]) -> Mapping[str, Tensor]:
+        """Of the inputs of these matrices as the model is now; none where they are rounded to nearest."""
+        if method == "rtn" or not linears:
+            return {}
+        return hessians(self.model, linears, self.calibration)
 
     def bytes_of(self, scheme: QuantizationScheme) -> dict[str, Any]:
         """Bytes of the body's matrices and of the item table, in fp32 and as the scheme holds them."""

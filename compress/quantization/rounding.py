@@ -1,6 +1,6 @@
 """One matrix in the way that a scheme says."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
@@ -39,20 +39,40 @@ def rounded(matrix: Tensor, scheme: MatrixScheme, hessian: Tensor | None = None)
     return Rounded(gptq(matrix, hessian.to(matrix.device), scales, levels, scheme.group), scales)
 
 
-@contextmanager
-def tried(linears: Mapping[str, Linear], schemes: Mapping[str, MatrixScheme]) -> Iterator[None]:
-    """While open, these matrices are rounded to nearest and their inputs are in as many bits as served.
+def round_in_place(
+    linears: Mapping[str, Linear], schemes: Mapping[str, MatrixScheme], hessians: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Round these matrices; the scales of those that have some. Those with a Hessian are rounded by GPTQ."""
+    scales = {}
+    with torch.no_grad():
+        for name, scheme in schemes.items():
+            found = rounded(linears[name].matrix(), scheme, hessians.get(name))
+            linears[name].matrix().copy_(found.values)
+            if found.scales is not None:
+                scales[name] = found.scales
+    return scales
 
-    `schemes` hold the input ranges that they need. The weights are put back to the bit.
+
+@contextmanager
+def tried(
+    linears: Mapping[str, Linear],
+    schemes: Mapping[str, MatrixScheme],
+    round_: Callable[[Mapping[str, MatrixScheme]], object] | None = None,
+) -> Iterator[None]:
+    """While open, these matrices are rounded and their inputs are in as many bits as served.
+
+    `round_` rounds them in place; None: to nearest. `schemes` hold the input ranges that they need. The
+    weights are put back to the bit.
     """
     named = {name: linears[name] for name in schemes}
     before = {name: linear.matrix().clone() for name, linear in named.items()}
     try:
         with ExitStack() as open_:
+            if round_ is None:
+                round_in_place(named, schemes, {})
+            else:
+                round_(schemes)
             open_.enter_context(activations(named, schemes))
-            with torch.no_grad():
-                for name, linear in named.items():
-                    linear.matrix().copy_(rounded(before[name], schemes[name]).values)
             yield
     finally:
         with torch.no_grad():

@@ -1,9 +1,13 @@
 """How much each matrix loses by itself, and which to hold in how many bits for what that costs."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import groupby
 from typing import NamedTuple
 
-from compress.quantization.rounding import tried
+from torch import Tensor
+
+from compress.quantization.rounding import round_in_place, tried
 from recommender.models.linears import Linear
 from recommender.quantization_scheme import MatrixScheme, packed_bytes
 
@@ -16,14 +20,22 @@ def rises(
     options: Mapping[str, Sequence[MatrixScheme]],
     evaluate: Callable[[], float],
     base: float,
+    hessians: Callable[[Mapping[str, Linear]], Mapping[str, Tensor]] = lambda _: {},
 ) -> Rises:
-    """The loss gained by each matrix alone in each of its schemes (rounded to nearest), against `base`."""
+    """The loss gained by each matrix alone in each of its schemes, against `base`.
+
+    `hessians`: of the inputs of some matrices, for those that GPTQ rounds; others are rounded to nearest. It
+    is asked block by block, so that it holds those of one block at a time.
+    """
     found: Rises = {}
-    for name, schemes in options.items():
-        found[name] = {}
-        for scheme in schemes:
-            with tried(linears, {name: scheme}):
-                found[name][scheme.kind] = evaluate() - base
+    for _, block in groupby(options, key=lambda name: linears[name].block):
+        names = list(block)
+        fed = hessians({name: linears[name] for name in names})
+        for name in names:
+            found[name] = {}
+            for scheme in options[name]:
+                with tried(linears, {name: scheme}, partial(round_in_place, linears, hessians=fed)):
+                    found[name][scheme.kind] = evaluate() - base
     return found
 
 

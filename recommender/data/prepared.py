@@ -9,15 +9,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from recommender.data.config import SplitConfig, TemporalSplit
 from recommender.errors import InputError
 from recommender.files import read_json
+
+if TYPE_CHECKING:
+    import polars as pl
 
 Int64 = NDArray[np.int64]
 Int32 = NDArray[np.int32]
@@ -94,13 +96,17 @@ class Prepared:
         return str(self.meta["catalogue_digest"])
 
     @cached_property
-    def catalogue(self) -> pl.DataFrame:
+    def catalogue(self) -> "pl.DataFrame":
         """The items by row: columns row (1..n_items), item_id, title, further text."""
+        import polars as pl  # who times made-up histories has none
+
         return pl.read_parquet(self.path / "items.parquet")
 
     @cached_property
-    def user_ids(self) -> pl.Series:
+    def user_ids(self) -> "pl.Series":
         """[U] the users' own ids (strings), user by user."""
+        import polars as pl
+
         return pl.read_parquet(self.path / "users.parquet")["user_id"]
 
     @cached_property

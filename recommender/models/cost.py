@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from recommender.models.interface import SequentialRecommender
 
 PRECISIONS = {torch.float64: "fp64", torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
-WIDTHS = {"fp64": 8, "fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
-"""Bytes of a weight."""
+WIDTHS: Mapping[str, float] = {"fp64": 8, "fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "int4": 0.5}
+"""Bytes of a weight, without scales."""
 
 ID_BYTES, ANSWER_BYTES = 8, 12  # an item's row; a row with its score
 RMS_FLOPS, LAYER_FLOPS = 4, 7
@@ -89,22 +89,22 @@ def cost_card(
     return formulas.model_dump(mode="json")
 
 
-def _scoring(table: Tensor, width: int) -> PartCost:
+def _scoring(table: Tensor, width: float) -> PartCost:
     size = table.shape[1]
     return PartCost(products={"user_row": 2 * size}, bytes={"row": size * width})
 
 
-def _saved(model: "SequentialRecommender", own: ModelParts, width: int) -> dict[PartName, int]:
+def _saved(model: "SequentialRecommender", own: ModelParts, width: float) -> dict[PartName, float]:
     """Bytes by part that linear maps need less, where a weight takes `width` bytes."""
     inside = sum(inputs * outputs for inputs, outputs in _all_shapes(model))
-    saved: dict[PartName, int] = {"blocks": inside * (WIDTHS[PRECISIONS[own.weights]] - width)}
+    saved: dict[PartName, float] = {"blocks": inside * (WIDTHS[PRECISIONS[own.weights]] - width)}
     for part, maps in own.around.items():
         weights = [each.weight for each in maps]
         saved[part] = sum(each.numel() * (each.element_size() - width) for each in weights)
     return saved
 
 
-def _lighter(part: PartCost, saved: int) -> PartCost:
+def _lighter(part: PartCost, saved: float) -> PartCost:
     """The same work with fewer bytes of weights."""
     if not saved:
         return part

@@ -26,11 +26,11 @@ def recommend(
         str | None, typer.Option("--variant", help="Variant; default: the manifest's.")
     ] = None,
     device: Annotated[
-        ServedOn,
+        ServedOn | None,
         typer.Option(
             "--device", help="Where to compute; tensorrt: onnxruntime's provider, for whole graphs."
         ),
-    ] = ServedOn.cpu,
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Recommend to one user; needs no torch.
@@ -40,7 +40,7 @@ def recommend(
     from export.recommend import recommend as recommend_from
     from export.recommend import split_ids
 
-    found = recommend_from(artifact, split_ids(history), k, variant=variant, device=device.value)
+    found = recommend_from(artifact, split_ids(history), k, variant=variant, device=device and device.value)
     rows = [
         (number, each["item_id"], each["title"], f"{each['score']:.3f}")
         for number, each in enumerate(found, 1)

@@ -12,6 +12,9 @@ from recpress.cli.options import Json
 
 def verify(
     artifact: Annotated[Path, typer.Argument(help="Folder of an artifact.")],
+    variant: Annotated[
+        str | None, typer.Option("--variant", help="Variant that answers; default: the manifest's.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Check an artifact's digests, then replay its golden requests on this machine.
@@ -20,7 +23,7 @@ def verify(
     """
     from export.verify import verify_artifact
 
-    found = verify_artifact(artifact)
+    found = verify_artifact(artifact, variant=variant)
     show.note(
         f"{artifact} is whole: {len(found.files)} files as listed, {found.requests} golden requests answered "
         f"alike (largest score difference {found.max_score_difference:.2g})",

@@ -173,3 +173,21 @@ def test_onnxruntime_without_cuda_runs_on_the_cpu(
     assert device_of(replace(ref, runtime="torch"), "cuda") == "cuda"
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     assert device_of(ref, "cuda") == "cuda"
+
+
+def test_every_way_to_run_a_checkpoint_is_a_candidate_and_artifacts_have_none(
+    bounds: dict[str, Bound],
+) -> None:
+    found = resolve(["teacher", "onnx"], {1: bounds}, ["eager", "bf16", "compile-bf16"])
+    assert [each.name for each in found] == ["teacher", "teacher:bf16", "teacher:compile-bf16", "onnx"]
+    assert [each.way for each in found] == [None, "bf16", "compile-bf16", None]
+    assert [dict(each.ref.options) for each in found[:2]] == [{}, {"way": "bf16"}]
+    assert facts(found[1]).precision == "bf16" and facts(found[1]).of == facts(found[0]).of
+
+
+def test_a_compiled_checkpoint_is_not_asked_for_ranks_among_sampled_items(bounds: dict[str, Bound]) -> None:
+    _, bf16, compiled = resolve(["teacher"], {1: bounds}, ["eager", "bf16", "compile"])
+    check_answers(bf16, 10, sampled_negatives=99)
+    check_answers(compiled, 10, sampled_negatives=None)
+    with pytest.raises(InputError, match="'teacher:compile' gives its best items"):
+        check_answers(compiled, 10, sampled_negatives=99)

@@ -2,11 +2,13 @@ import contextlib
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from bench.crew import Crew, Limits
+from bench.crew import Crew, Limits, warming
+from bench.loads import Load
 from bench.process import usable_cores
-from recommender.scoring import ScorerRef
+from recommender.scoring import HistoryArrays, ScorerRef
 
 PATIENT = Limits(opening=60, call=60)
 
@@ -51,3 +53,13 @@ def test_all_children_get_the_same_first_cores_and_never_more_than_there_are(tmp
         for name in ("a", "b"):
             crew.open(name, ref(tmp_path), "cpu")
             assert os.sched_getaffinity(crew.children[name].pid) == set(cores[:1])
+
+
+def test_every_shape_of_a_load_is_warmed_up() -> None:
+    def batch(seen: int) -> HistoryArrays:
+        return HistoryArrays(np.ones((1, 2), dtype=np.int64), np.ones((1, seen), dtype=np.int64))
+
+    load = Load("real", 1, [batch(width) for width in (3, 64, 300, 65, 900)])
+    assert list(warming(load, 2)) == [0, 1, 2, 2, 3, 3]  # 900 is filled up as 300 is
+    assert list(warming(load, 0)) == []
+    assert list(warming(Load("real", 1, load.batches[:1]), 3)) == [0, 0, 0]

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from bench import roofline as subject
-from bench.candidates import resolve
 from bench.child import Child, ChildFailed, as_plain
 from bench.report.files import read
 from bench.report.roofline_parts import PARTS, Roofline, RooflineRow
@@ -121,19 +120,6 @@ def test_scorers_that_nobody_can_look_into_are_named(tmp_path: Path) -> None:
     assert all(text.endswith(subject.NO_SPLIT) for text in section.missing.values())
     page = (context.folder / "report.md").read_text()
     assert "The machine at its best" in page and "Against the machine" not in page
-
-
-def test_what_ran_on_a_gpu_has_no_roofline(bounds: Mapping[str, Bound], tmp_path: Path) -> None:
-    (candidate,) = resolve(["known"], {5: bounds})
-
-    class OnGpu:
-        devices: Mapping[str, str] = {"known": "cuda"}
-
-    found = subject._measured(
-        candidate, [], quick(["known"]), None, OnGpu(), bench_context(tmp_path, {5: bounds})  # type: ignore[arg-type]
-    )  # fmt: skip
-    assert found.missing == ["the roofline is one of processors, and it ran on cuda"] and not found.splits
-    assert found.formulas is None, "the bounds of this machine's processor are not those of its GPU"
 
 
 @pytest.fixture

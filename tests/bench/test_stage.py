@@ -262,3 +262,25 @@ def test_the_report_says_where_the_candidates_come_from(report: Report) -> None:
     origin = report.sections.provenance
     assert origin is not None and origin.data_digest == "d"
     assert {"teacher (seed 1)", "student (seed 2)"} <= set(origin.digests)
+
+
+@pytest.mark.parametrize(
+    ("ways", "said"),
+    [
+        (["bf16"], "has to begin with eager"),
+        (["eager", "bf16", "bf16"], "twice"),
+        ([], "at least 1"),
+        (["eager", "fp8"], "'compile-bf16'"),
+    ],
+)
+def test_ways_to_run_checkpoints_are_checked_when_the_recipe_is_read(ways: list[str], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        BenchConfig.model_validate({"compare": ["a"], "torch": ways})
+
+
+def test_a_way_of_a_gpu_is_refused_on_a_processor_before_anything_is_opened(tmp_path: Path) -> None:
+    found = three_candidates(tmp_path)
+    context = bench_context(tmp_path, {5: found})
+    with pytest.raises(InputError, match="needs CUDA"):
+        run(quick(torch=["eager", "graphs"]), found, context)
+    assert not list(context.folder.iterdir())

@@ -141,19 +141,34 @@ def test_sensitivity_is_measured_for_each_matrix_and_noted_in_the_file(
     assert noted[3].startswith(f"#   {worst}: int4 +")
 
 
-@pytest.mark.parametrize("budget", [0.0, 0.02, 10.0])
+def test_sensitivity_is_that_of_the_method_that_will_be_used(
+    teacher: Bound, prepared: Prepared, make_context: MakeContext
+) -> None:
+    """Of one matrix alone it is what quantizing this matrix then costs."""
+    source, told = with_outliers(teacher, prepared), {}
+    scheme = {"matrices": {"1.mlp.up_proj": {"weights": "int4"}}}
+    for method in ("rtn", "gptq"):
+        _, metrics = quantize(source, make_context, method, scheme=scheme, method=method, sensitivity=True)
+        told[method] = metrics["sensitivity"]["1.mlp.up_proj"]["int4"]
+        rise = metrics["validation_loss_weights"] - metrics["validation_loss_before"]
+        assert told[method] == pytest.approx(rise, abs=1e-6)
+    assert abs(told["gptq"] - told["rtn"]) > 1e-5
+
+
+@pytest.mark.parametrize(("budget", "method"), [(0.0, "rtn"), (0.02, "rtn"), (10.0, "rtn"), (0.02, "gptq")])
 def test_a_mixed_scheme_keeps_to_its_budget(
-    budget: float, teacher: Bound, prepared: Prepared, make_context: MakeContext
+    budget: float, method: str, teacher: Bound, prepared: Prepared, make_context: MakeContext
 ) -> None:
     source = with_outliers(teacher, prepared)
-    small, metrics = quantize(source, make_context, scheme="mixed", budget=budget, group=None)
+    values = {"scheme": "mixed", "budget": budget, "group": None, "method": method}
+    small, metrics = quantize(source, make_context, **values)
     rise = metrics["validation_loss"] - metrics["validation_loss_before"]
     assert metrics["rise_measured"] <= budget and rise == pytest.approx(metrics["rise_measured"], abs=1e-5)
     found = read_quantization(small.path)
     assert found is not None and set(found.scheme.kinds) <= {"int4", "int8-dynamic"}
     if budget == 10.0:
         assert found.scheme.kinds == ("int4",)
-    if budget == 0.02:
+    if budget == 0.02 and method == "rtn":
         assert found.scheme.kinds == ("int4", "int8-dynamic")
 
 

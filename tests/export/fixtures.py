@@ -11,6 +11,7 @@ import torch
 from onnx import numpy_helper
 
 from export.ann import AnnConfig
+from export.aot_build import AotConfig
 from export.artifact import Origin, write_artifact
 from export.variants import VariantName
 from recommender.data.prepared import Prepared
@@ -74,6 +75,7 @@ def make_artifact(
     variants: Sequence[VariantName] | None = None,
     int8_users: int = 1,
     ann: AnnConfig | None = None,
+    aot: AotConfig | None = None,
     **values: Any,
 ) -> Path:
     """Write an artifact; `values` replace entries of its Origin."""
@@ -81,7 +83,7 @@ def make_artifact(
     origin = Origin(**(entries | values))
     write_artifact(
         model, folder, prepared=prepared, origin=origin, top_k=TOP_K, opset=23, variants=variants,
-        int8_users=int8_users, ann=ann,
+        int8_users=int8_users, ann=ann, aot=aot,
     )  # fmt: skip
     return folder
 

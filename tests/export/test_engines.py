@@ -83,7 +83,7 @@ def test_it_is_opened_only_where_it_was_built_for(
     fake_trt: ModuleType, with_engine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(InputError, match=r"tensorrt-fp16\.plan of .* is for TensorRT .* on Fake H200"):
-        open_artifact(with_engine, variant="tensorrt-fp16")
+        open_artifact(with_engine, variant="tensorrt-fp16", device="cpu")
     elsewhere = CpuDevice(HERE._replace(gpu="L4", capability="8.9"))
     monkeypatch.setattr(export.tensorrt, "open_device", lambda: elsewhere)
     with pytest.raises(

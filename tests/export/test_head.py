@@ -1,14 +1,18 @@
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from export.catalogue import BLOCK, padded_rows
-from export.head import CANDIDATES, INT8_TABLE, quantize, write_head
+from export.four_bits import INT4_SCALES, INT4_TABLE, quantize4, rounded
+from export.head import write_head
+from export.scans import CANDIDATES4, INT8_TABLE, quantize
 from recommender.errors import InputError
+from recommender.quantization_scheme import INT4
 
 WIDTH = 16
 
@@ -48,7 +52,7 @@ def expected(vectors: np.ndarray, user: np.ndarray, seen: np.ndarray, k: int) ->
     return np.argsort(-scores, axis=1, kind="stable")[:, :k]
 
 
-@pytest.mark.parametrize("kind", ["exact", "int8"])
+@pytest.mark.parametrize("kind", ["exact", "int8", "int4"])
 @pytest.mark.parametrize("n_items", [60, BLOCK - 1, BLOCK, 5 * BLOCK + 3, 200 * BLOCK])
 def test_lists_are_those_of_the_whole_product(tmp_path: Path, kind: str, n_items: int) -> None:
     rng = np.random.default_rng(n_items)
@@ -76,7 +80,7 @@ def test_equal_scores_stand_by_row_although_blocks_are_sorted_by_their_maxima(
     np.testing.assert_array_equal(rows, expected(vectors, np.ones((1, 1), np.float32), seen, 8))
 
 
-@pytest.mark.parametrize("kind", ["exact", "int8"])
+@pytest.mark.parametrize("kind", ["exact", "int8", "int4"])
 def test_rows_that_fill_up_the_last_block_never_come_back(tmp_path: Path, kind: str) -> None:
     n_items = 40 * BLOCK + 1  # the last block has 126 rows of zeros, which score higher than any item
     session = head(tmp_path, kind, stored(tmp_path, -np.ones((n_items, 4), np.float32)), 9)
@@ -84,7 +88,7 @@ def test_rows_that_fill_up_the_last_block_never_come_back(tmp_path: Path, kind: 
     assert ((rows >= 1) & (rows <= n_items)).all()
 
 
-@pytest.mark.parametrize("kind", ["exact", "int8"])
+@pytest.mark.parametrize("kind", ["exact", "int8", "int4"])
 def test_masked_rows_come_last_with_minus_infinity(tmp_path: Path, kind: str) -> None:
     session = head(tmp_path, kind, stored(tmp_path, np.ones((12, 4), np.float32)), 5)
     seen = np.arange(1, 11)[None]  # two are left
@@ -93,10 +97,11 @@ def test_masked_rows_come_last_with_minus_infinity(tmp_path: Path, kind: str) ->
     assert np.isneginf(scores[0, 2:]).all()
 
 
-def test_nobodys_list_depends_on_who_shares_the_batch(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_nobodys_list_depends_on_who_shares_the_batch(tmp_path: Path, kind: str) -> None:
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(30 * BLOCK, WIDTH)).astype(np.float32)
-    session = head(tmp_path, "int8", stored(tmp_path, vectors), 10)
+    session = head(tmp_path, kind, stored(tmp_path, vectors), 10)
     user = rng.normal(size=(8, WIDTH)).astype(np.float32) * np.array(
         [[10.0**power] for power in range(-4, 4)]
     )
@@ -108,8 +113,9 @@ def test_nobodys_list_depends_on_who_shares_the_batch(tmp_path: Path) -> None:
     np.testing.assert_array_equal(together, expected(vectors, user, nothing, 10))
 
 
-def test_a_user_vector_of_zeros_gets_the_first_rows(tmp_path: Path) -> None:
-    session = head(tmp_path, "int8", stored(tmp_path, np.ones((CANDIDATES * 2, 4), np.float32)), 3)
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_a_user_vector_of_zeros_gets_the_first_rows(tmp_path: Path, kind: str) -> None:
+    session = head(tmp_path, kind, stored(tmp_path, np.ones((CANDIDATES4 * 2, 4), np.float32)), 3)
     rows, scores = session.run(
         None, {"user": np.zeros((1, 4), np.float32), "seen": np.zeros((1, 1), np.int64)}
     )
@@ -123,6 +129,40 @@ def test_quantized_rows_are_within_half_a_step(tmp_path: Path) -> None:
     found = np.load(tmp_path / INT8_TABLE).T * scales[:, None]
     assert (np.abs(found - table) <= scales[:, None] / 2 + 1e-7).all()
     assert np.abs(np.load(tmp_path / INT8_TABLE)).max() == 127
+
+
+@pytest.mark.parametrize("width", [1, 16, 17, 48, 64, 100])
+def test_a_4_bit_scan_is_the_product_with_its_rounded_rows(tmp_path: Path, width: int) -> None:
+    """Of users whose numbers 8 bits hold as they are, so that nothing is rounded but the table."""
+    rng = np.random.default_rng(width)
+    vectors = rng.normal(size=(3 * CANDIDATES4, width)).astype(np.float32)
+    n_items = stored(tmp_path, vectors)
+    write_head(tmp_path, "head.onnx", kind="int4", n_items=n_items, top_k=5)
+    model = onnx.load(tmp_path / "head.onnx")
+    (scan,) = (node for node in model.graph.node if node.op_type == "MatMulNBits")
+    rough_scores = onnx.helper.make_tensor_value_info(scan.output[0], onnx.TensorProto.FLOAT, None)
+    model.graph.output.append(rough_scores)
+    onnx.save(model, tmp_path / "open.onnx")
+    user = rng.integers(-126, 127, (3, width)).astype(np.float32)
+    user[:, ::16] = 127  # the largest of every block
+    opened = Head(tmp_path / "open.onnx", np.load(tmp_path / "item_table.npy"))
+    *_, rough = opened.run(None, {"user": user, "seen": np.zeros((3, 1), np.int64)})
+    table = np.load(tmp_path / "item_table.npy")
+    numbers, scales = rounded(table, INT4, 32 if width > 16 else 16)
+    steps = np.repeat(scales, 32 if width > 16 else 16, axis=1)[:, :width]
+    np.testing.assert_allclose(rough, user @ (numbers * steps).T, rtol=1e-4, atol=1e-3)
+
+
+def test_4_bit_numbers_are_within_half_a_step_and_use_all_levels(tmp_path: Path) -> None:
+    table = np.random.default_rng(1).normal(size=(300, 40)).astype(np.float32)
+    table[7] = 0
+    assert quantize4(table, tmp_path, rows_at_once=64) == 32
+    packed, scales = np.load(tmp_path / INT4_TABLE), np.load(tmp_path / INT4_SCALES)
+    assert packed.shape == (300, 2, 16) and packed.nbytes == 300 * 64 / 2 and scales.shape == (300, 2)
+    numbers = np.stack((packed & 15, packed >> 4), axis=3).reshape(300, 64)[:, :40].astype(int) - 8
+    assert (numbers.min(), numbers.max()) == (-8, 7) and not numbers[7].any()
+    steps = np.repeat(scales, 32, axis=1)[:, :40]
+    assert (np.abs(numbers * steps - table) <= steps / 2 + 1e-6).all()
 
 
 def test_a_table_of_other_size_and_a_list_that_is_too_long_are_refused(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from export.parity import ParityConfig
 from export.proof import gate_variants
 from export.refresh import refresh_items, versions
 from export.runtime import Artifact
+from export.variants import VariantName
 from export.verify import verify_artifact
 from recommender.data.prepared import Prepared
 from recommender.errors import GateError
@@ -28,14 +29,16 @@ GOOD = {
     "forbidden_items": 0.0,
 }
 
+VARIANTS: tuple[VariantName, ...] = ("fast", "scan-int8", "scan-int4", "int8-body")
+
 
 @pytest.fixture(scope="module")
 def scanned(
     large_model: SequentialRecommender, many_items: Prepared, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """An artifact with an 8-bit scan over 3,000 items; read only."""
+    """An artifact with scans in few bits over 3,000 items; read only."""
     folder = tmp_path_factory.mktemp("scan") / "artifact"
-    return make_artifact(large_model, folder, many_items, variants=("fast", "scan-int8", "int8-body"))
+    return make_artifact(large_model, folder, many_items, variants=VARIANTS)
 
 
 def copied(folder: Path, to: Path, keep: list[str], default: str) -> Path:
@@ -75,10 +78,11 @@ def shared(folder: Path, one: str, other: str) -> float:
             r"by scan-int8: top-10 overlap 0\.[0-9]{4}(?s:.*)fp32 and fast may serve them: .*"
             r"variants: \[fast\]",
         ),
+        (["fp32", "scan-int4"], "scan-int4", r"by scan-int4 \(the default\): top-10 overlap 0\.[0-9]{4}"),
         (["fp32", "int8-body"], "fp32", r"by int8-body: top-10 overlap 0\.[0-9]{4}"),
     ],
 )
-def test_vectors_that_an_8_bit_scan_cannot_tell_apart_are_refused(
+def test_vectors_that_a_scan_in_few_bits_cannot_tell_apart_are_refused(
     scanned: Path, tmp_path: Path, keep: list[str], default: str, message: str
 ) -> None:
     folder = copied(scanned, tmp_path, keep, default)
@@ -98,10 +102,11 @@ def test_the_same_vectors_pass_without_the_scan(scanned: Path, tmp_path: Path) -
 
 
 def test_vectors_that_a_scan_ranks_right_pass_with_it(scanned: Path, tmp_path: Path) -> None:
-    folder = copied(scanned, tmp_path, ["fp32", "scan-int8", "int8-body"], "scan-int8")
+    folder = copied(scanned, tmp_path, ["fp32", "scan-int8", "scan-int4", "int8-body"], "scan-int8")
     items, vectors = present(folder)
     assert refresh_items(folder, items, vectors[::-1].copy()).version == 2
     assert shared(folder, "fp32", "scan-int8") > 0.999
+    assert shared(folder, "fp32", "scan-int4") > 0.999
 
 
 def test_a_variant_that_answers_otherwise_stops_the_refresh(

@@ -14,7 +14,8 @@ from compress.quantization.rounding import rounded
 from compress.quantization.simulation import activations
 from export.body import cut_body
 from export.fast_body import fast_body
-from export.quantized_body import pack, per_block, quantized_body
+from export.four_bits import pack
+from export.quantized_body import per_block, quantized_body
 from export.recorded import Recorded, products, recorded
 from recommender.errors import StageError
 from recommender.models.interface import History, SequentialRecommender

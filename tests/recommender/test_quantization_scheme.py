@@ -109,7 +109,8 @@ def test_the_summary_names_each_kind_once() -> None:
         ("quantized", "int8-static", "variants that can: qdq"),
         ("quantized", "nf4", "no variant can; fp32 and fast"),
         ("qdq", "int8-dynamic+int8-static", "no variant can"),
-        ("quantized", "items-int8", "no matrix of the body is quantized"),
+        ("quantized", "items-int8", None),
+        ("qdq", "items-int8", "no matrix of the body is quantized"),
     ],
 )
 def test_what_a_variant_cannot_hold_is_told_with_those_that_can(

@@ -1,13 +1,16 @@
 """How fast are the variants of an artifact on a CPU? Against the same model in torch, and exported by hand.
 
-`torch` is this project's scorer in eager mode, which strips padding and batches by length; `padded torch` is
-the model called as it is, every history padded to the full length, 32 users a call; `plain export` is that
-through `torch.onnx.export` with its defaults.
+`torch` is this project's scorer in eager mode, which strips padding and batches by length; `torch bf16` is
+that with all of the model in bfloat16; `padded torch` is the model called as it is, every history padded to
+the full length, 32 users a call; `plain export` is that through `torch.onnx.export` with its defaults.
 
 Through the machinery of `recpress bench`: one pinned child process per candidate, interleaved rounds, ratios
 of medians with intervals, the A/A floor of torch beside them. Loads: one user as users come, one user with a
 full history, 32 with full histories, 512 as users come. The run folder is one that recipes/deploy-cpu.yaml
 made: its export has gated parity and quality, its bench has ranked all test users.
+
+Compiled variants (docs/aot.md) are timed where the artifact holds them: `--set
+stages.export.variants='[fast, scan-int8, int8-body, aot, aot-bf16]'` when the recipe is run.
 
 Run: RECPRESS_DATA=DIR python docs/results/scripts/deploy_cpu.py RUN CHECKPOINT [--threads 1] [--rounds 200]
 Appends one JSON row per load to docs/results/raw/deploy_cpu.jsonl.
@@ -34,24 +37,25 @@ from recpress.given import bind
 
 RESULTS = Path(__file__).resolve().parents[1] / "raw" / "deploy_cpu.jsonl"
 CELLS: tuple[tuple[LoadName, int], ...] = (("real", 1), ("full", 1), ("full", 32), ("real", 512))
-TORCH, PADDED, PLAIN = "torch", "padded torch", "plain export"
+TORCH, HALF, PADDED, PLAIN = "torch", "torch bf16", "padded torch", "plain export"
 DRAWS = 10_000
 
 
 def candidates(run: Path, checkpoint: Path) -> dict[str, ScorerRef]:
-    """Torch in both ways, the export by hand, and every variant of the artifact."""
+    """Torch in three ways, the export by hand, and every variant of the artifact."""
     (torch,) = bind(TORCH, checkpoint.resolve()).scorers
+    half = replace(torch, name=HALF, opener="plain_export:open_half", options={})
     padded = replace(torch, name=PADDED, opener="plain_export:open_padded", options={})
     plain = replace(torch, name=PLAIN, runtime="onnxruntime", opener="plain_export:open_plain", options={})
     artifact = bind("artifact", (run / "artifacts" / "student-onnx").resolve())
     variants = {str(ref.options["variant"]): ref for ref in artifact.scorers}
-    return {TORCH: torch, PADDED: padded, PLAIN: plain, **variants}
+    return {TORCH: torch, HALF: half, PADDED: padded, PLAIN: plain, **variants}
 
 
 def row(timed: Timed, name: str) -> dict[str, Any]:
     """Median of one candidate, and its ratio to each yardstick."""
     found: dict[str, Any] = {"p50_ms": latency(timed, name).p50_ms}
-    for against in (TORCH, PADDED, PLAIN):
+    for against in (TORCH, HALF, PADDED, PLAIN):
         if name != against:
             ratio = speedup(timed, name, against, draws=DRAWS, seed=0)
             found[f"against {against}"] = {"ratio": ratio.ratio, "ci95": ratio.ci95}

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from recommender.checkpoint import load_checkpoint
 from recommender.models.interface import History, SequentialRecommender
+from recommender.ranking import TorchScorer
 from recommender.scoring import HistoryArrays, Int64, TopK
 
 K = 20
@@ -82,6 +83,12 @@ def open_padded(path: Path, *, threads: int, **_: Any) -> PaddedScorer:
     """What a child of the bench calls: `path` is the checkpoint."""
     torch.set_num_threads(threads)
     return PaddedScorer(path)
+
+
+def open_half(path: Path, *, threads: int, **_: Any) -> TorchScorer:
+    """This project's scorer in eager mode with all of the model in bfloat16: `path` is the checkpoint."""
+    torch.set_num_threads(threads)
+    return TorchScorer(load_checkpoint(path).to(torch.bfloat16))
 
 
 class PlainScorer:

@@ -2,10 +2,11 @@ import pytest
 
 from bench.report import wording
 from bench.report.schema import Report
-from bench.report.speed_tables import latency_tables, saturation_table, speed_tables
+from bench.report.speed_tables import device_tables, latency_tables, saturation_table, speed_tables
 from bench.report.table import Table
 from tests.bench.report.full import full_report
 from tests.bench.report.test_quality_tables import row, tones
+from tests.bench.reports import candidate, report
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +92,20 @@ def test_saturation_names_the_limit_that_it_holds_for(full: Report) -> None:
     document = full.as_json()
     del document["sections"]["saturation"]
     assert saturation_table(Report.model_validate(document)).rows == []
+
+
+def test_a_call_on_a_gpu_is_shown_as_kernels_copies_and_waiting() -> None:
+    cell = {"load": "full", "length": 4.0, "batch": 1, "threads": 1, "p50_ms": 2.0, "users_per_second": 500.0}
+    work = {
+        "kernels_ms": 1.2, "to_device_ms": 0.3, "to_host_ms": 0.1, "to_device_bytes": 2048.0,
+        "to_host_bytes": 100.0,
+    }  # fmt: skip
+    there = candidate("there", latency=[{**cell, "samples": 9, "device_ms": 1.9, **work}])
+    here = candidate("here", latency=[{**cell, "samples": 9}])
+    (table,) = device_tables(report(candidates=[here, there], comparisons=[]))
+    shown = {name: cell.text for name, cell in zip(table.header, table.rows[0], strict=True)}
+    assert len(table.rows) == 1 and shown["candidate"] == "there"
+    assert shown["GPU busy"] == "80%" and shown["between events ms"] == "1.90"
+    assert shown["copies in ms"] == "0.300" and shown["bytes in"] == wording.size(2048)
+    (nothing,) = device_tables(report(candidates=[here], comparisons=[]))
+    assert nothing.rows == []

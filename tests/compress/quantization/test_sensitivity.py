@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from compress.quantization.rounding import tried
+from compress.quantization.rounding import rounded, tried
 from compress.quantization.schemes import options
 from compress.quantization.sensitivity import Rises, mix, rises
 from recommender.models.linears import Linear
@@ -34,6 +34,28 @@ def test_each_matrix_is_measured_alone_and_put_back_to_the_bit() -> None:
     assert touched == [["0.w"], ["0.w"], ["1.w"], ["1.w"], ["2.w"], ["2.w"]]
     assert found["1.w"] == {"int4": 3.0, "int8-dynamic": 4.0}
     assert all(torch.equal(ours[name].matrix(), before[name]) for name in ours)
+
+
+def test_gptq_is_fed_block_by_block_and_rounds_what_it_is_fed() -> None:
+    ours = linears(32, 32)
+    before = ours["0.w"].matrix().clone()
+    inputs = torch.randn(200, 32) @ torch.randn(32, 32)
+    hessian, asked, seen = 2 / 200 * (inputs.T @ inputs).double(), list[list[str]](), list[torch.Tensor]()
+
+    def hessians(block: Mapping[str, Linear]) -> dict[str, torch.Tensor]:
+        asked.append(list(block))
+        return dict.fromkeys(block, hessian)
+
+    def evaluate() -> float:
+        seen.append(ours["0.w"].matrix().clone())
+        return 0.0
+
+    scheme = MatrixScheme(weights="int4")
+    rises(ours, {name: [scheme] for name in ours}, evaluate, 0.0, hessians)
+    assert asked == [["0.w"], ["1.w"]]
+    assert torch.equal(seen[0], rounded(before, scheme, hessian).values)
+    assert not torch.equal(seen[0], rounded(before, scheme).values)
+    assert torch.equal(seen[1], before)
 
 
 def test_weights_are_put_back_after_an_error() -> None:
