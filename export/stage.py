@@ -53,7 +53,7 @@ class ExportConfig(StageConfig):
         "chooses what is scored), int8-body (8-bit body), quantized (the body as the checkpoint's scheme "
         "says), qdq (the same in standard operators, for TensorRT), fp16 and bf16 (half precision, for other "
         "runtimes), aot and aot-bf16 (compiled for this kind of machine, run by torch), tensorrt-fp32, "
-        "-fp16, -bf16, -int8 (of a checkpoint quantized int8-static), -fp8 (an engine for this machine's GPU)",
+        "-fp16, -bf16, -int8 (a checkpoint quantized int8-static), -fp8 (an engine for this machine's GPU)",
     )
     only: Literal["quantized"] | None = Field(
         None,
