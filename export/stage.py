@@ -1,8 +1,11 @@
-"""The `export` stage: a checkpoint becomes an artifact that ranks like it, or the stage fails."""
+"""The `export` stage: a checkpoint becomes an artifact that ranks like it, or the stage fails.
+
+With `format: triton` an artifact becomes a model repository (`export.triton.stage`).
+"""
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -11,11 +14,12 @@ from export.ann import AnnConfig
 from export.aot_build import AotConfig
 from export.parity import ParityConfig
 from export.tensorrt_config import TensorrtConfig
+from export.triton.config import TritonConfig, repository_problems
 from export.variants import CANONICAL, ENGINE, VariantName, may_be_default, scheme_problem
 from recommender.errors import InputError
 from recommender.quantization_scheme import read_quantization
 from recommender.sparsity import noted
-from recommender.stage import Bound, Context, Outputs, Shape, StageConfig
+from recommender.stage import Bound, Context, Kind, Outputs, Shape, StageConfig
 
 if TYPE_CHECKING:
     from export.artifact import Origin
@@ -31,13 +35,19 @@ class ExportConfig(StageConfig):
 
     ```yaml
     - {stage: export, of: student, as: student-onnx, format: onnx}
+    - {stage: export, of: student-onnx, as: student-triton, format: triton}
     ```
     """
 
+    accepts: ClassVar[tuple[Kind, ...]] = ("checkpoint", "artifact")
+
     stage: Literal["export"] = "export"
-    of: str = Field(description="name of the checkpoint to export")
-    as_: str = Field(alias="as", description="name of the artifact")
-    format: Literal["onnx"] = Field("onnx", description="what the graph is written as")
+    of: str = Field(description="name of the checkpoint to export; format triton: of the artifact to serve")
+    as_: str = Field(alias="as", description="name of the artifact, or of the repository")
+    format: Literal["onnx", "triton"] = Field(
+        "onnx",
+        description="onnx: an artifact; triton: a model repository for the Triton server, of an artifact",
+    )
     top_k: int = Field(
         20, ge=1, description="length of the lists that the artifact answers; fixed in the graph"
     )
@@ -73,6 +83,9 @@ class ExportConfig(StageConfig):
         default_factory=TensorrtConfig, description="tensorrt-...: how engines are built"
     )
     parity: ParityConfig = Field(default_factory=ParityConfig, description="the gate about ranking")
+    triton: TritonConfig = Field(
+        default_factory=TritonConfig, description="format triton: what is served, and how"
+    )
 
     @model_validator(mode="after")
     def _alone(self) -> Self:
@@ -89,12 +102,12 @@ class ExportConfig(StageConfig):
 
     @property
     def consumes(self) -> tuple[str, ...]:
-        """The checkpoint."""
+        """The checkpoint, or the artifact."""
         return (self.of,)
 
     @property
     def produces(self) -> str:
-        """The artifact."""
+        """The artifact, or the repository."""
         return self.as_
 
     @property
@@ -109,9 +122,17 @@ class ExportConfig(StageConfig):
         return device if isinstance(device, str) else None
 
     def problems(self, known: Mapping[str, Shape]) -> list[tuple[str, str]]:
-        """Variants that cannot hold the checkpoint's quantization scheme, and what engines cannot be."""
+        """Variants that cannot hold the checkpoint's quantization scheme, what engines cannot be, and what
+        does not go with the format.
+        """
         if self.of not in known:
             return []
+        if self.format == "triton":
+            return list(repository_problems(self.of, self.triton, self.model_fields_set, known))
+        if known[self.of].kind == "artifact":
+            return [("of", f"{self.of!r} is an artifact already: export a checkpoint, or take format triton")]
+        if "triton" in self.model_fields_set:
+            return [("triton", "is of format triton")]
         shape = known[self.of]
         asked = [scheme_problem(name, shape.quantized, self.of) for name in self.wanted]
         place = "variants" if self.only is None else "only"
@@ -119,7 +140,9 @@ class ExportConfig(StageConfig):
         return found + self.tensorrt.problems(self.wanted, self.top_k, shape.sparsity)
 
     def shape(self, known: Mapping[str, Shape]) -> Shape:
-        """An artifact with lists of one length."""
+        """An artifact with lists of one length, or a repository."""
+        if self.format == "triton":
+            return Shape("repository")
         return Shape("artifact", top_k=self.top_k)
 
 
@@ -132,6 +155,10 @@ def run(config: ExportConfig, inputs: Mapping[str, Bound], context: Context) -> 
     cannot hold its scheme or be compiled here, StageError when the model cannot be exported, GateError when a
     graph ranks differently.
     """
+    if config.format == "triton":
+        from export.triton.stage import run as write
+
+        return write(config, inputs, context)
     import torch
 
     from export.artifact import keep_variants, write_artifact

@@ -17,7 +17,7 @@ from onnxscript import optimizer
 from export.body import item_table, scoring_product
 from export.fast.masks import plain_padding
 from export.fast.shapes import constant_reshapes
-from export.fast.surgery import insert, store
+from export.fast.surgery import dims, insert, integers, maker, nodes_of, replace, store
 from recommender.errors import StageError
 
 TABLE, ROWS = "item_table", "rows"
@@ -32,6 +32,7 @@ def static_graph(canonical: ir.Model, *, length: int, seen: int) -> ir.Model:
     model = canonical.clone()
     _fix(model, {"seen": seen, "seen + 1": seen + 1})
     plain_padding(model, length)
+    plain_lookups(model)
     constant_reshapes(model)
     _fix(model, {"length": length})
     optimizer.fold_constants(model, onnx_shape_inference=False, output_size_limit=LARGEST_FOLDED)
@@ -40,6 +41,23 @@ def static_graph(canonical: ir.Model, *, length: int, seen: int) -> ir.Model:
     common.RemoveUnusedOpsetsPass()(model)
     item_table(model).name = TABLE
     return model
+
+
+def plain_lookups(model: ir.Model) -> int:
+    """GatherND(table, Unsqueeze(rows, -1)) -> Gather(table, rows); returns how many."""
+    found = 0
+    for node in nodes_of(model.graph, "GatherND"):
+        widened = maker(node.inputs[1], "Unsqueeze")
+        last = None if node.inputs[1] is None else dims(node.inputs[1])
+        if widened is None or last is None or last[-1] != 1 or "batch_dims" in node.attributes:
+            continue
+        if integers(widened.inputs[1]) not in ([-1], [len(last) - 1]):
+            continue
+        made = insert(node, "Gather", [node.inputs[0], widened.inputs[0]], {"axis": 0}, like=node.outputs[0])
+        replace(node.outputs[0], made.outputs[0])
+        found += 1
+    common.RemoveUnusedNodesPass()(model)
+    return found
 
 
 def _fix(model: ir.Model, sizes: Mapping[str, int]) -> None:

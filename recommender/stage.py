@@ -24,7 +24,7 @@ def silent(event: str, values: Mapping[str, Any]) -> None:
     """The progress callback that says nothing."""
 
 
-Kind = Literal["checkpoint", "artifact", "report", "profile"]
+Kind = Literal["checkpoint", "artifact", "repository", "report", "profile"]
 
 
 @dataclass(frozen=True)
@@ -159,8 +159,8 @@ class Context:
 class Outputs:
     """What a stage made: numbers for stage.json; files lie in `context.folder`.
 
-    A stage that makes a checkpoint writes it to `context.folder / "checkpoint"`, an artifact to
-    `context.folder / "artifact"` (the runner moves it to `artifacts/<as>/`), a depth profile to
+    A stage that makes a checkpoint writes it to `context.folder / "checkpoint"`, an artifact or a model
+    repository to `context.folder / "artifact"` (the runner moves it to `artifacts/<as>/`), a depth profile to
     `context.folder / "profile"` (profile.json and pages); reports are written to
     `context.folder` as `report.json`, `report.md`, `report.html` (the runner copies them to the run's top).
     """

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 CHECKPOINT_OPENER = "recommender.checkpoint:open_scorer"
 MARKS: dict[str, Kind] = {
     "manifest.json": "artifact",
+    "repository.json": "repository",
     "config.json": "checkpoint",
     "profile.json": "profile",
     "report.json": "report",
@@ -114,6 +115,8 @@ def check_lists(recipe: "Recipe", prepared: Prepared) -> None:
     """Refuse lists longer than the catalogue, which only the data can tell. Raises InputError."""
     for number, stage in enumerate(recipe.stages):
         wanted = getattr(stage, "top_k", None)
+        if getattr(stage, "format", None) == "triton":
+            continue  # its lists are those of its artifact
         if isinstance(wanted, int) and wanted > prepared.n_items:
             raise InputError(
                 f"asks for lists of {wanted} items, but the catalogue has {prepared.n_items}",

@@ -139,8 +139,10 @@ def _content(path: Path, where: str) -> str:
 
 
 def given_digest(folder: Path) -> str:
-    """Digest of what a folder holds: of an artifact its manifest, of a run its report, else of every file."""
-    for name in ("manifest.json", "report.json"):
+    """Digest of what a folder holds: of an artifact or a repository its manifest, of a run its report, else
+    of every file.
+    """
+    for name in ("manifest.json", "repository.json", "report.json"):
         if (folder / name).is_file():
             return sha256_file(folder / name)
     return folder_digest(folder)

@@ -15,6 +15,8 @@ from recpress.given import bind
 from recpress.steps import Step
 
 SCHEMA = 1
+MANIFESTS = ("manifest.json", "repository.json")
+"""Of an artifact, of a model repository."""
 REPORTS = ("report.json", "report.md", "report.html")
 
 
@@ -47,7 +49,7 @@ class Finished:
         if artifact is None:
             return None
         folder = run / artifact["path"]
-        manifest = folder / "manifest.json"
+        manifest = folder / artifact.get("mark", MANIFESTS[0])
         if not manifest.is_file() or sha256_file(manifest) != artifact["manifest"]:
             return f"{artifact['path']} is missing or was replaced"
         for name, entry in read_json(manifest).get("files", {}).items():
@@ -116,7 +118,7 @@ def _read(folder: Path) -> Finished | None:
 
 
 def seal(folder: Path, step: Step, run: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Move the artifact out of a stage's temporary folder and make the record of what is left.
+    """Move the artifact or repository out of a stage's temporary folder; make the record of what is left.
 
     The record names the manifest's digest, so a kill between the two renames shows as damage, not as success.
     """
@@ -125,7 +127,8 @@ def seal(folder: Path, step: Step, run: Path, facts: Mapping[str, Any]) -> dict[
         target = run / step.artifact
         target.parent.mkdir(parents=True, exist_ok=True)
         replace_folder(folder / "artifact", target)
-        artifact = {"path": step.artifact.as_posix(), "manifest": sha256_file(target / "manifest.json")}
+        mark = next(name for name in MANIFESTS if (target / name).is_file())
+        artifact = {"path": step.artifact.as_posix(), "mark": mark, "manifest": sha256_file(target / mark)}
     files = {
         file.relative_to(folder).as_posix(): file.stat().st_size
         for file in sorted(folder.rglob("*"))

@@ -16,6 +16,7 @@ from recpress.cli import (
     data,
     doctor,
     gate,
+    lint,
     recipes,
     recommend,
     refresh_items,
@@ -87,6 +88,7 @@ app.command("refresh-items")(refresh_items.refresh_items)
 app.command("score")(score.score)
 app.command("report")(report.report)
 app.command("gate")(gate.gate)
+app.command("lint")(lint.lint)
 app.command("verify")(verify.verify)
 app.command("doctor")(doctor.doctor)
 

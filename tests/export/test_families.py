@@ -9,6 +9,7 @@ import torch
 
 from export.artifact import Origin, write_artifact
 from export.graph import ScoringGraph
+from export.lint import lint
 from export.measure import measure_parity
 from export.parity import ParityConfig, gate
 from export.runtime import Artifact
@@ -28,6 +29,8 @@ def test_export_ranks_like_the_model(name: str, tmp_path: Path, prepared: Prepar
     facts = write_artifact(model, tmp_path / name, prepared=prepared, origin=origin, top_k=TOP_K, opset=23)
     allowed = {"Pow"} if name == "gpt2" else set()
     assert not NO_MATHS_IN_PIECES - allowed & set(facts.operators)
+    found = lint(tmp_path / name / "catalogue-1/fp32.onnx", profiled=["batch", "length", "seen"])
+    assert [each for each in found if each.severity == "error"] == []
     artifact = Artifact(tmp_path / name, threads=1)
     for batch, length in ((1, 1), (1, MAX_LENGTH), (9, 7), (32, MAX_LENGTH)):
         items = left_padded(batch, length, n_items=N_ITEMS)

@@ -14,6 +14,7 @@ from onnx.reference import ReferenceEvaluator
 from export.contract import ScoringExporterConfig, ScoringSizes
 from export.half import TYPES, to_half
 from export.half_check import rounded_in_float, runs_on_cpu
+from export.lint import lint
 from export.onnx import check_onnx, export_onnx
 from export.runtime import ArtifactError
 from export.variants import HalfKind
@@ -82,6 +83,8 @@ def test_the_contract_is_that_of_the_canonical_graph(
 ) -> None:
     ir.save(to_half(ir.load(canonical(name)), kind), tmp_path / "half.onnx")
     check_onnx(tmp_path / "half.onnx", ScoringExporterConfig(ScoringSizes(N_ITEMS, MAX_LENGTH, TOP_K)))
+    found = lint(tmp_path / "half.onnx", precision=kind, profiled=["batch", "length", "seen"])
+    assert [each for each in found if each.severity == "error"] == []
     half, whole = onnx.load(tmp_path / "half.onnx").graph, onnx.load(canonical(name)).graph
     for one, other in zip([*half.input, *half.output], [*whole.input, *whole.output], strict=True):
         assert (one.name, one.type) == (other.name, other.type)

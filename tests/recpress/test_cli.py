@@ -15,7 +15,7 @@ from recpress.stages import STAGES, StageKind
 from tests.recpress.fakes import FAKES, RECIPE
 
 ROOT = Path(__file__).parents[2]
-VERBS = ["run", *STAGES, "recommend", "score", "refresh-items", "report", "verify", "doctor"]
+VERBS = ["run", *STAGES, "recommend", "score", "refresh-items", "report", "lint", "verify", "doctor"]
 VERBS += [f"recipes {verb}" for verb in ("list", "show", "copy", "schema", "check")]
 VERBS += [f"data {verb}" for verb in ("prepare", "stats", "fetch", "sources")]
 

@@ -1,0 +1,1 @@
+"""A model repository for the Triton inference server, made of an artifact."""

@@ -1,0 +1,224 @@
+"""Digests, configurations and answers of a repository, here and by a server, and how they can be wrong."""
+
+import json
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from export.triton.repository import seal
+from export.triton.verify import verify_repository
+from recommender.errors import GateError, InputError
+from tests.export.fixtures import perturb
+from tests.export.triton.server import Refused, serving
+
+CONFIG, GRAPH = "models/recommender/config.pbtxt", "models/recommender/1/model.onnx"
+
+
+def edit(folder: Path, name: str, old: str, new: str) -> None:
+    """Replace a text in a file and make the digests true again."""
+    text = (folder / name).read_text()
+    assert old in text
+    (folder / name).write_text(text.replace(old, new, 1))
+    reseal(folder)
+
+
+def reseal(folder: Path) -> None:
+    seal(folder, json.loads((folder / "repository.json").read_text()))
+
+
+def test_an_untouched_repository_is_verified(written: Path) -> None:
+    found = verify_repository(written)
+    assert found.models == found.replayed == ("recommender",) and found.not_replayed == ()
+    assert found.requests > 3 and found.max_score_difference < 1e-5 and found.unlisted == ()
+    assert GRAPH in found.files
+
+
+def test_files_that_no_digest_covers_are_told(repository: Path) -> None:
+    (repository / "notes.txt").write_text("mine")
+    assert verify_repository(repository).unlisted == ("notes.txt",)
+
+
+@pytest.mark.parametrize("change", ["altered", "missing", "outside", "unlisted", "broken", "schema"])
+def test_a_repository_that_was_changed_is_an_input_error(change: str, repository: Path) -> None:
+    manifest = json.loads((repository / "repository.json").read_text())
+    match change:
+        case "altered":
+            (repository / GRAPH).write_bytes(b"x")
+        case "missing":
+            (repository / "golden.json").unlink()
+        case "outside":
+            manifest["files"]["../x"] = {"size_bytes": 0, "sha256": ""}
+        case "unlisted":
+            del manifest["files"][GRAPH]
+        case "broken":
+            del manifest["models"]
+        case "schema":
+            manifest["schema_version"] = 99
+    (repository / "repository.json").write_text(json.dumps(manifest))
+    texts = {
+        "altered": "model.onnx was altered", "missing": "golden.json is missing", "outside": "lies outside",
+        "unlisted": "no digest of models", "broken": "is broken", "schema": "schema_version 99",
+    }  # fmt: skip
+    with pytest.raises(InputError, match=texts[change]):
+        verify_repository(repository)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "what"),
+    [
+        ('name: "recommender"', 'name: "other"', "name is"),
+        ('backend: "onnxruntime"', 'backend: "tensorrt"', "the backend is"),
+        ("max_batch_size: 64", "max_batch_size: 0", "max_batch_size is"),
+        ('name: "seen"', 'name: "sean"', r"input 'sean' is TYPE_INT64 \[-1\], not missing"),
+        ("TYPE_FP32", "TYPE_FP16", r"output 'scores' is TYPE_FP16 \[15\], not TYPE_FP32 \[15\]"),
+        ("dims: [ 15 ]", "dims: [ 10 ]", r"output 'top_items' is TYPE_INT64 \[10\]"),
+        ("max_batch_size: 64", 'max_batch_size: "', "cannot be read"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_is_an_input_error(
+    old: str, new: str, what: str, repository: Path
+) -> None:
+    edit(repository, CONFIG, old, new)
+    with pytest.raises(InputError, match=what):
+        verify_repository(repository)
+
+
+def test_a_graph_that_does_not_fit_its_configuration_is_an_input_error(
+    repository: Path, exported: Path
+) -> None:
+    shutil.copyfile(exported / "body.onnx", repository / GRAPH)
+    reseal(repository)
+    with pytest.raises(InputError, match=r"output 'scores' of the graph is missing, but FP32 \[-1, 15\]"):
+        verify_repository(repository)
+
+
+def test_a_graph_that_answers_otherwise_fails_although_its_digests_hold(repository: Path) -> None:
+    perturb(repository / GRAPH, scale=0.05)
+    reseal(repository)
+    with pytest.raises(GateError, match="golden request 0 to 'recommender' is off by"):
+        verify_repository(repository)
+
+
+def test_a_model_of_another_engine_is_not_replayed_here_and_told(repository: Path) -> None:
+    (repository / GRAPH).rename(repository / "models/recommender/1/model.plan")
+    edit(repository, "repository.json", "1/model.onnx", "1/model.plan")
+    edit(repository, "repository.json", '"backend": "onnxruntime"', '"backend": "tensorrt"')
+    edit(repository, CONFIG, '"onnxruntime"', '"tensorrt"')
+    found = verify_repository(repository)
+    assert found.replayed == () and found.not_replayed == ("recommender",)
+
+
+def test_a_server_of_the_repository_is_verified(written: Path) -> None:
+    with serving(written) as url:
+        found = verify_repository(written, url=url + "/")
+    assert found.replayed == ("recommender",) and found.max_score_difference < 1e-5 and found.url == url + "/"
+
+
+def outputs(change: Callable[[dict[str, Any]], None]) -> Callable[[str, dict[str, Any]], Any]:
+    """A server whose answers to requests are changed."""
+
+    def changed(what: str, answer: dict[str, Any]) -> Any:
+        if what == "infer":
+            change({each["name"]: each for each in answer["outputs"]} | {"answer": answer})
+        return answer
+
+    return changed
+
+
+def refuse(kind: str, status: int) -> Callable[[str, dict[str, Any]], Any]:
+    def changed(what: str, answer: dict[str, Any]) -> Any:
+        if what == kind:
+            raise Refused(status, "out of memory")
+        return answer
+
+    return changed
+
+
+def instead(kind: str, told: Any) -> Callable[[str, dict[str, Any]], Any]:
+    return lambda what, answer: told if what == kind else answer
+
+
+def altered(kind: str, **values: Any) -> Callable[[str, dict[str, Any]], Any]:
+    return lambda what, answer: answer | values if what == kind else answer
+
+
+def tensor(name: str, *shape: int) -> dict[str, Any]:
+    return {"name": name, "datatype": "INT64", "shape": list(shape)}
+
+
+def swap_ranks(told: dict[str, Any]) -> None:
+    rows = told["top_items"]["data"]
+    rows[0], rows[5] = rows[5], rows[0]
+
+
+def raise_scores(told: dict[str, Any]) -> None:
+    told["scores"]["data"] = [score * 1.01 for score in told["scores"]["data"]]
+
+
+def shorten(told: dict[str, Any]) -> None:
+    for name in ("top_items", "scores"):
+        told[name]["data"], told[name]["shape"] = told[name]["data"][:3], [1, 3]
+
+
+WRONG = {
+    "not ready": (refuse("ready", 503), "is not ready .status 503.*out of memory"),
+    "other version": (altered("metadata", versions=["2", "3"]), "has version 2, 3, not 1"),
+    "other version answers": (altered("infer", model_version="7"), "answered as version 7, not 1"),
+    "other inputs": (altered("metadata", inputs=[tensor("ids", -1, -1)]),
+                     "input 'items' is missing"),
+    "other shape": (altered("metadata", outputs=[tensor("top_items", -1, 5)]),
+                    r"output 'top_items' is INT64 \[-1, 5\], not INT64 \[-1, 15\]"),
+    "refuses": (refuse("infer", 500), "refused .status 500.: out of memory"),
+    "swapped ranks": (outputs(swap_ranks), "it ranks otherwise"),
+    "altered scores": (outputs(raise_scores), "is off by 0.01"),
+    "missing output": (outputs(lambda told: told["answer"]["outputs"].pop()), "answers without scores"),
+    "short lists": (outputs(shorten), "answers 3 rows and 3 scores, not 15"),
+    "no outputs": (instead("infer", {"model_name": "x"}), "'outputs' is missing"),
+    "unknown type": (outputs(lambda told: told["scores"].update(datatype="BYTES")), "cannot be read"),
+    "no JSON": (instead("metadata", b"<html>"), "what is no JSON"),
+    "no object": (instead("metadata", [1]), "no JSON object"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_server_that_is_wrong_fails_with_what_is_wrong(case: str, written: Path) -> None:
+    change, what = WRONG[case]
+    with serving(written, change) as url, pytest.raises(GateError, match=what) as caught:
+        verify_repository(written, url=url)
+    assert url in str(caught.value)
+
+
+def test_a_swap_of_items_with_equal_scores_is_no_change_of_ranks(written: Path) -> None:
+    def near_tie(told: dict[str, Any]) -> None:
+        scores, rows = told["scores"]["data"], told["top_items"]["data"]
+        scale = max(map(abs, scores))
+        for place in range(len(scores) - 1):
+            if scores[place] - scores[place + 1] < 5e-4 * scale:
+                rows[place], rows[place + 1] = rows[place + 1], rows[place]
+
+    with serving(written, outputs(near_tie)) as url:
+        assert verify_repository(written, url=url).max_score_difference < 1e-3
+
+
+def test_a_server_without_the_model_is_told(written: Path, repository: Path) -> None:
+    (repository / "models/recommender").rename(repository / "models/another")
+    with serving(repository) as url, pytest.raises(GateError, match=r"'recommender' is refused .status 404"):
+        verify_repository(written, url=url)
+
+
+def test_a_server_that_is_down_is_told(written: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"  # bound, and nobody listens
+        with pytest.raises(GateError, match="no server answers"):
+            verify_repository(written, url=url)
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "ftp://host", "http://", "grpc://localhost:8001"])
+def test_an_address_that_is_none_is_an_input_error(url: str, written: Path) -> None:
+    with pytest.raises(InputError, match="no address of a server"):
+        verify_repository(written, url=url)
