@@ -11,8 +11,10 @@
       head-exact.onnx    user vectors to lists (`export.head`), head-int8.onnx likewise
       item_table.recorded.npy, ...scales.npy: the item table as the checkpoint's scheme says, in few bits
       ann.faiss          an approximate index of the item vectors (`export.ann`), where it is asked for
+      tensorrt-fp16.plan an engine for one GPU (`export.engines`), with the graph it was built from, where it
+                         is asked for; runtime_tensorrt.py, a copy of `export.tensorrt`, then lies above
       aot.pt2            the canonical graph compiled for one kind of machine (`export.aot_build`) and
-                         aot-bf16.pt2, where they are asked for; runtime_aot.py beside runtime.py opens them
+                          aot-bf16.pt2, where they are asked for; runtime_aot.py beside runtime.py opens them
       golden.json        made-up requests and their answers
 
 `card.md` is written later from measured numbers and is the one file that no digest covers.
@@ -22,7 +24,7 @@ import importlib.metadata
 import platform
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +37,7 @@ from export.catalogue import catalogue_name, write_catalogue
 from export.entries import BODY, RECORDED, cost_of, told_of_bits, variant_entry, write_bodies
 from export.recorded_table import record
 from export.runtime import Artifact, ArtifactError
-from export.variants import CANONICAL, COMPILED, VariantName, scheme_problem, to_try
+from export.variants import CANONICAL, COMPILED, ENGINE, VariantName, scheme_problem, to_try
 from recommender.checkpoint import body_parameters, stored_parameters
 from recommender.data.prepared import Prepared
 from recommender.errors import InputError, StageError, require
@@ -43,7 +45,9 @@ from recommender.files import complete_folder, read_json, sha256_file, write_jso
 from recommender.quantization_scheme import Quantization, TableBits
 
 if TYPE_CHECKING:
+    from export.engines import EngineOrder
     from export.onnx import OnnxFacts
+    from export.recorded import Recorded
     from recommender.models.interface import SequentialRecommender
 
 CANONICAL_FILE = "fp32.onnx"
@@ -79,29 +83,35 @@ def write_artifact(
     ann: AnnConfig | None = None,
     aot: AotConfig | None = None,
     quantization: Quantization | None = None,
+    engines: "EngineOrder | None" = None,
 ) -> "OnnxFacts":
     """Export `model` and write the whole folder in one step; an older one at the same place is replaced.
 
     `variants`: besides the canonical graph; None: whichever may pay (`export.variants.to_try`). `int8_users`:
     most users in a call of a body with dynamic 8-bit inputs. `ann`: of the approximate index. `aot`: of the
-    compiled variants. `quantization`: what the checkpoint records. What the canonical graph came to is
-    returned. Raises InputError when top_k does not fit the catalogue, an index cannot be made, the scheme
-    does not fit a variant, or there is nothing here to compile with, StageError when the model cannot be
-    exported or compiled.
+    compiled variants. `quantization`: what the checkpoint records. `engines`: how they are built, where any
+    is asked for. What the canonical graph came to is returned. Raises InputError when top_k does not fit the
+    catalogue, an index, an engine or a compiled variant cannot be made here, or the scheme does not fit a
+    variant, StageError when the model cannot be exported or compiled, GateError where an engine computes in
+    other types than it promises.
     """
     from export.onnx import export_onnx
 
     names = to_try(variants, model.n_items)
     if "ann" in names:
         require("faiss", extra="ann", for_="the variant ann")  # before the work, not after it
+    if not ENGINE.keys().isdisjoint(names):
+        from export.engines import gpu_for
+
+        gpu_for(names)
     if not {*COMPILED}.isdisjoint(names):
         check_build(aot or AotConfig())
     scheme = None if quantization is None else quantization.scheme
     for variant in names:
         if wrong := scheme_problem(variant, None if scheme is None else scheme.summary, origin.name):
             raise InputError(wrong, where="export.variants")
-    matrices = {}
-    if quantization is not None and not {*RECORDED}.isdisjoint(names):
+    matrices: dict[str, Recorded] = {}
+    if quantization is not None and not {*RECORDED, "tensorrt-int8"}.isdisjoint(names):
         from export.recorded import recorded
 
         matrices = recorded(model, quantization)
@@ -121,7 +131,8 @@ def write_artifact(
             if name in COMPILED:
                 entry = compiled_entry(name, model, manifest, temporary, aot or AotConfig())
             else:
-                entry = variant_entry(name, manifest, bodies, catalogue, ann or AnnConfig(), bits)
+                order = None if engines is None else replace(engines, matrices=matrices)
+                entry = variant_entry(name, manifest, bodies, catalogue, ann or AnnConfig(), bits, order)
             told = told_of_bits(name, scheme, int8_users)
             manifest["variants"].append(entry | told | {"cost": cost_of(model, name, scheme)})
         seal(temporary, manifest)

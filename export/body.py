@@ -97,6 +97,9 @@ def _scoring(graph: ir.Graph) -> _Scoring:
         raise _refusal(f"it has no output 'scores' (outputs: {[value.name for value in graph.outputs]})")
     for expected in ("TopK", "ScatterElements", "Gemm"):
         node = found.producer()
+        if expected == "Gemm" and node is not None and node.op_type == "Add" and len(node.inputs) == 2:
+            assert node.inputs[0] is not None  # which rows exist (`export.static.with_spare_rows`)
+            node = node.inputs[0].producer()
         if node is None or node.op_type != expected or node.domain not in STANDARD_DOMAINS:
             made = "nothing" if node is None else node.op_type
             raise _refusal(f"{expected} was expected to make {found.name!r}, but {made} does")

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from export.ann import INDEX, AnnConfig, write_index
 from export.recorded_table import table_entry
-from export.variants import COMPILED, HALF, SPLIT, BodyKind, HeadKind, Split, VariantName
+from export.variants import COMPILED, ENGINE, HALF, SPLIT, BodyKind, HeadKind, Split, VariantName
 from recommender.quantization_scheme import QuantizationScheme, TableBits
 
 if TYPE_CHECKING:
+    from export.engines import EngineOrder
     from export.recorded import Recorded
     from recommender.models.interface import SequentialRecommender
 
@@ -68,11 +69,18 @@ def variant_entry(
     catalogue: Path,
     ann: AnnConfig,
     table: TableBits = "fp32",
+    engines: "EngineOrder | None" = None,
 ) -> dict[str, Any]:
     """Write what a variant needs besides the bodies; its entry in the manifest.
 
-    `table`: bits of the recorded item table, whose files are there where it has few.
+    `table`: bits of the recorded item table, whose files are there where it has few. `engines`: how they are
+    built.
     """
+    if name in ENGINE:
+        from export.engines import engine_entry
+
+        assert engines is not None
+        return engine_entry(name, manifest, catalogue, engines)
     if name in HALF:
         return half_entry(name, manifest, catalogue / Path(manifest["variants"][0]["graph"]).name, catalogue)
     own = table if name == "quantized" else "fp32"
@@ -95,6 +103,9 @@ def cost_of(
     from recommender.models.cost import cost_card
     from recommender.models.scheme_cost import scheme_cost_card
 
+    if name in ENGINE:
+        kind = ENGINE[name]
+        return None if kind in ("int8", "fp8") else cost_card(model, precision=kind, table_precision=kind)
     if name == "ann":
         return None  # what a search reads follows from the vectors
     if name in RECORDED:

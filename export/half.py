@@ -3,7 +3,8 @@
 Same inputs, outputs and operators, opset 23, plain casts: a strongly typed network. In float32 stay the
 norms, the angles of rotary embeddings, the softmax inside of Attention (its own attribute), functions that
 may leave the range (Pow, Exp, ReduceMean ...), and the scores with their TopK. The item table is stored in
-half precision and cast for the last product.
+half precision and cast for the last product. Products of dequantized integers have their scales in half
+precision too, so that nothing stands between a DequantizeLinear and its product.
 
 `onnxruntime.transformers.float16` (1.32) does not do it: it knows no bfloat16, and what it makes of these
 graphs with norms left in float32 is not sorted, which the checker refuses.
@@ -28,7 +29,7 @@ MOVES = {
     "Squeeze", "Transpose", "Unsqueeze", "Where",
 }  # fmt: skip
 """Operators that compute nothing."""
-PRODUCTS = {"Attention", "Gemm", "MatMul", "RotaryEmbedding"}
+PRODUCTS = {"Attention", "Gemm", "MatMul", "QuantizeLinear", "RotaryEmbedding"}
 SIMPLE = {"Add", "Gelu", "Mul", "Neg", "Relu", "Sigmoid", "Sub", "Tanh"}
 UNTYPED = {"Cast", "IsNaN", "Shape", "Size"}
 LOWEST = -1e4
@@ -73,6 +74,10 @@ class _Halves:
             table = node.inputs[1]
             assert table is not None
             node.replace_input_with(1, self._cast(self._weight(table), ir.DataType.FLOAT, node))
+            return
+        if node.op_type == "DequantizeLinear":  # reads integers; its scale says what comes out
+            self.stream.update(node.outputs)
+            self._halve(node, floats)
             return
         flowing = [value for value in floats.values() if value in self.stream]
         looks_up = node.op_type in ("Gather", "GatherND", "Slice") and _is_matrix(node.inputs[0])

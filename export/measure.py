@@ -152,5 +152,5 @@ def _answers(
     if artifact.users_per_call is not None:
         return  # a raw call of all is not what is served
     seen = np.zeros((len(part.items), 1), np.int64) if part.seen is None else part.seen
-    raw = artifact.run(_padded(part.items, max_length), seen)
+    raw = artifact.run(_padded(part.items, max_length)[:, -artifact.max_length :], seen)
     yield "padded", TopK(raw.items, raw.scores)

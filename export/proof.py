@@ -15,7 +15,7 @@ from export.half_check import gate_agreement, open_rounded
 from export.parity import NOTHING_FORBIDDEN, ParityConfig, out_of_bounds, ranking_bounds, summary
 from export.recorded_table import prove_recorded
 from export.runtime import Artifact, read_manifest
-from export.variants import CANONICAL, HALF, is_lossy
+from export.variants import CANONICAL, ENGINE, HALF, is_lossy
 from recommender.errors import GateError
 from recommender.scoring import Float32
 
@@ -48,8 +48,8 @@ def prove_variants(folder: Path) -> dict[str, Any]:
     Those that have to rank like the model are held against the exact product of the table and the user
     vectors of the plain body, on made-up histories, with the bounds of the export stage; those whose body
     ranks otherwise (`int8-body`, ...) against the product with their own user vectors. Of an approximate
-    index the recall is measured, of half precision and of item tables in few bits how far lists agree. Raises
-    GateError where one does not hold.
+    index the recall is measured, of half precision, of engines and of item tables in few bits how far lists
+    agree. Raises GateError where one does not hold.
     """
     first = Artifact(folder, variant=read_manifest(folder)["variants"][0]["name"], threads=1, verify=False)
     manifest, history, limits = first.manifest, made_up(first), ParityConfig()
@@ -63,7 +63,7 @@ def prove_variants(folder: Path) -> dict[str, Any]:
     del first  # one graph with a whole table at a time
     for entry in manifest["variants"]:
         name = entry["name"]
-        if name not in found and name not in HALF and "index" not in entry:
+        if name not in found and name not in (*HALF, *ENGINE) and "index" not in entry:
             opened = Artifact(folder, variant=name, threads=1, verify=False)
             found[name] = held_against(opened, own=is_lossy(name))
     gate_variants(found, limits, default=manifest["default_variant"], users=len(vectors))
@@ -107,6 +107,10 @@ def _measure_lossy(folder: Path, entry: dict[str, Any], catalogue: Path) -> None
         with TemporaryDirectory() as scratch:
             opened = open_rounded(folder, entry, Path(scratch), threads=1)
             entry["agreement"] = measure_recall(opened, made_up(opened), histories=MADE_UP)
+        gate_agreement(entry["agreement"], entry)
+    elif entry["name"] in ENGINE:
+        opened = Artifact(folder, variant=entry["name"], threads=1, verify=False)
+        entry["agreement"] = measure_recall(opened, made_up(opened), histories=MADE_UP)
         gate_agreement(entry["agreement"], entry)
     elif "table" in entry:
         opened = Artifact(folder, variant=entry["name"], threads=1, verify=False)

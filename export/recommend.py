@@ -15,6 +15,7 @@ def recommend(
     *,
     variant: str | None = None,
     threads: int | None = None,
+    device: str | None = None,
     verify: bool = True,
 ) -> list[Recommendation]:
     """The k best items after a history of item ids (oldest first): item_id, title, score, row.
@@ -22,7 +23,7 @@ def recommend(
     Raises InputError for a broken artifact, unknown items (with the nearest known id), an empty history, or a
     k that the artifact was not exported for.
     """
-    opened = open_artifact(artifact, variant=variant, threads=threads, verify=verify)
+    opened = open_artifact(artifact, variant=variant, threads=threads, device=device, verify=verify)
     try:
         return opened.recommend(history, k)
     except ArtifactError as error:

@@ -20,14 +20,15 @@ from export.ann import AnnConfig
 from export.artifact import CANONICAL_FILE, named_files, open_artifact, seal, write_golden
 from export.body import item_table
 from export.catalogue import ROWS_AT_ONCE, catalogue_name, check_ids, write_catalogue
+from export.engines import refreshed_entry
 from export.entries import half_entry, split_entry
 from export.onnx import save_onnx
 from export.proof import prove_rows, prove_variants
 from export.recorded_table import record_again
 from export.runtime import ArtifactError, FewBits, Float32, catalogue_files
-from export.variants import CANONICAL, COMPILED, HALF, SPLIT
+from export.variants import CANONICAL, COMPILED, ENGINE, HALF, SPLIT
 from export.versions import held, highest_version, publish, staged, versions
-from recommender.data.prepare import catalogue_digest
+from recommender.data.prepare import catalogue_digest, default_cache
 from recommender.errors import GateError, InputError, StageError, is_disk_full
 from recommender.files import read_json, write_json
 from recommender.quantization_scheme import TableBits
@@ -130,7 +131,7 @@ def _check(folder: Path, manifest: Mapping[str, Any], items: pl.DataFrame, vecto
             where=str(folder),
             fix="export the artifact again, or once without them, and refresh that one",
         )
-    if unknown := names - {CANONICAL, *SPLIT, *HALF}:
+    if unknown := names - {CANONICAL, *SPLIT, *HALF, *ENGINE}:
         raise InputError(
             f"its variants {', '.join(sorted(unknown))} are unknown to this recpress",
             where=str(folder),
@@ -258,12 +259,12 @@ def _write_version(
             **old["data"], "items": told.items, "catalogue_digest": catalogue_digest(merged.items["item_id"])
         },
     }  # fmt: skip
-    manifest["variants"] = _entries(old, manifest, made, graphs)
+    manifest["variants"] = _entries(old, manifest, made, graphs, used)
     seal(stage, manifest)
 
 
 def _entries(
-    old: Mapping[str, Any], new: Mapping[str, Any], made: Path, graphs: Sequence[str]
+    old: Mapping[str, Any], new: Mapping[str, Any], made: Path, graphs: Sequence[str], used: Path
 ) -> list[dict[str, Any]]:
     """The entries of all variants for the new version, with their heads written."""
     entries: list[dict[str, Any]] = []
@@ -273,6 +274,8 @@ def _entries(
             fresh = {"graph": f"{made.name}/{graphs[0]}", "files": [f"{made.name}/{n}" for n in graphs]}
         elif name in HALF:
             fresh = half_entry(name, new, made / graphs[0], made)
+        elif name in ENGINE:
+            fresh = refreshed_entry(entry, new, used.parent, made, default_cache())
         else:
             ann = AnnConfig.model_validate(entry["ann"]["asked"]) if "index" in entry else AnnConfig()
             bits: TableBits = entry["table"]["bits"] if "table" in entry else "fp32"

@@ -16,6 +16,7 @@ import difflib
 import hashlib
 import importlib
 import json
+import os
 import sys
 import threading
 from bisect import bisect_left
@@ -40,6 +41,18 @@ CANDIDATES_PER_CALL = 4_000_000  # values of gathered item vectors: 16 MB
 MASKED_PER_SEARCH = 1000  # rows to mask beyond which a user is scored in full instead
 TEXTS_AT_ONCE = 1 << 16  # that are read when all are wanted
 SHOWN = 3  # unknown ids that are named
+PROVIDERS = {
+    "cpu": ["CPUExecutionProvider"],
+    "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
+    "tensorrt": ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"],
+}
+"""Of onnxruntime, by device; what the first cannot run, the next does."""
+CUDA_OPTIONS = {
+    "use_tf32": "0",  # float32 products as on a CPU: lists must not depend on where they are made
+    "enable_cuda_graph": "0",  # it wants one shape, and calls have many
+    "arena_extend_strategy": "kSameAsRequested",  # the other doubles its memory whenever it grows
+}
+TENSORRT_USERS, TENSORRT_SEEN = 256, 4096  # in a call; larger shapes would build its engine anew
 NEIGHBOURS = 200  # ids that are looked through for one that an unknown id may have meant
 
 
@@ -218,7 +231,7 @@ class Session(Protocol):
         """The named outputs, numpy in and out."""
 
 
-ENGINES: dict[str, str] = {".pt2": "aot"}
+ENGINES: dict[str, str] = {".plan": "tensorrt", ".pt2": "aot"}
 """Suffix of a graph that is not onnxruntime's -> the module that opens it: beside this file in the package, a
 copy named `runtime_MODULE.py` beside it in an artifact. It has `open_engine(path, entry, threads, device)`,
 where `entry` is the variant's in the manifest, and raises a ValueError for what does not fit; what it opens
@@ -320,8 +333,9 @@ class Artifact:
     """One variant of an artifact, open for scoring.
 
     `verify`: compare the SHA-256 of every file (sizes only when False). `threads`: of one call; None leaves
-    the choice to onnxruntime. `device`: cpu or cuda; None: the only one that the variant runs on, else cpu.
-    `version`: of the catalogue; None: the one in use.
+    the choice to onnxruntime. `device`: cpu, cuda, or tensorrt (onnxruntime's provider, for whole graphs; the
+    first call builds an engine, kept in `provider_cache`); None: the only one that the variant runs on, else
+    cpu. `version`: of the catalogue; None: the one in use.
     Raises ArtifactError for whatever does not fit.
     """
 
@@ -346,14 +360,10 @@ class Artifact:
             raise ArtifactError(f"no variant {self.variant!r} in {folder} (it has: {', '.join(variants)})")
         chosen = variants[self.variant]
         device = device or str(chosen.get("device", "cpu"))
-        if device == "cpu" and not chosen.get("on_cpu", True):
-            able = [name for name, entry in variants.items() if entry.get("on_cpu", True)]
-            raise ArtifactError(
-                f"{chosen['graph']} of {folder} is for {chosen['runs_on']}; open it there, or open another "
-                f"variant here ({', '.join(able)})"
-            )
+        self._check_device(chosen, device)
         self.limit, self.max_length = int(chosen["top_k"]), int(chosen["max_length"])
         self.users_per_call: int | None = chosen.get("users_per_call")
+        self.fixed_length: int | None = chosen.get("fixed_length")
         self._open_with = (threads, device)  # graphs of onnxruntime
         self._opening = threading.Lock()
         self._read_catalogue(chosen)
@@ -364,6 +374,21 @@ class Artifact:
         self._head = None if "graph" in chosen or self._index else self._session(chosen["head"])
         reads = [] if self._head is None else [value.name for value in self._head.get_inputs()]
         self._head_reads = {"table": self._stored} if "table" in reads else {}
+
+    def _check_device(self, chosen: Mapping[str, Any], device: str) -> None:
+        """Raise ArtifactError where a variant is for another device, naming what is for this one."""
+        if device == "cpu" and not chosen.get("on_cpu", True):
+            fit = [entry["name"] for entry in self.manifest["variants"] if entry.get("on_cpu", True)]
+            raise ArtifactError(
+                f"{chosen['graph']} of {self.folder} is for {chosen['runs_on']}; open it there, or open "
+                f"another variant here ({', '.join(fit)})"
+            )
+        suffix = Path(chosen.get("graph", "")).suffix
+        if device == "tensorrt" and (not suffix or suffix in ENGINES):
+            raise ArtifactError(
+                f"the device tensorrt is for whole ONNX graphs, and {self.variant} is none; open fp32, fp16 "
+                "or bf16, or open it with the device cuda"
+            )
 
     def _read_catalogue(self, chosen: Mapping[str, Any]) -> None:
         told = self.manifest["catalogue"]
@@ -406,7 +431,15 @@ class Artifact:
         """The whole graph of a variant, by onnxruntime or another engine."""
         path = self.folder / chosen["graph"]
         if path.suffix not in ENGINES:
-            session: Session = self._session(chosen["graph"])
+            if self._open_with[1] != "tensorrt":
+                session: Session = self._session(chosen["graph"])
+                return session
+            self.users_per_call = min(self.users_per_call or TENSORRT_USERS, TENSORRT_USERS)
+            options = tensorrt_options(
+                self.max_length, provider_cache(self.manifest["files"][chosen["graph"]])
+            )
+            session = open_session(path, *self._open_with, options=options)
+            self._open_with = (self._open_with[0], "cuda")  # for the body, which `score` and `allow` want
             return session
         threads, device = self._open_with
         self._open_with = (threads, "cpu")  # what onnxruntime does beside another engine, it does there
@@ -532,9 +565,8 @@ class Artifact:
         best = TopK(np.zeros((len(items), k), np.int64), np.zeros((len(items), k), np.float32))
         parts: Iterator[tuple[Any, TopK]]
         if self.graph is not None:
-            calls = (
-                (users, np.ascontiguousarray(items[users, -width:])) for users, width in self._calls(items)
-            )
+            plan = self._calls(items) if self.fixed_length is None else self._one_call(items)
+            calls = ((users, np.ascontiguousarray(items[users, -width:])) for users, width in plan)
             parts = ((users, self.run(rows, _used_columns(blocked[users]))) for users, rows in calls)
         else:
             parts = self._scored(self.user_vectors(history), blocked)
@@ -653,6 +685,12 @@ class Artifact:
             yield order[start:stop], width
             start = stop
 
+    @staticmethod
+    def _one_call(items: Int64) -> Iterator[tuple[Int64, int]]:
+        """All users at once: what pads to one length and cuts batches itself gains nothing from sorting."""
+        if len(items):
+            yield np.arange(len(items)), items.shape[1]
+
     def _nearest(self, item_id: str) -> str:
         if not isinstance(item_id, str):
             return " (ids are texts)"
@@ -725,13 +763,64 @@ def _run(session: Session, outputs: Sequence[str], given: dict[str, Any]) -> Any
         raise ArtifactError(f"{told} could not answer: {error}") from error
 
 
-def open_session(path: Path, threads: int | None, device: str) -> onnxruntime.InferenceSession:
-    """A session of one graph. Raises ArtifactError when this onnxruntime cannot open it."""
-    providers = {"cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"]}
-    if device not in providers:
-        raise ArtifactError(f"device {device!r} is unknown (cpu or cuda)")
-    if providers[device][0] not in onnxruntime.get_available_providers():
-        raise ArtifactError(f"this onnxruntime has no {providers[device][0]}; pip install onnxruntime-gpu")
+def provider_cache(entry: Mapping[str, Any]) -> Path:
+    """Where onnxruntime's TensorRT provider keeps the engine of a file, by its entry among the digests."""
+    named = os.environ.get("RECPRESS_CACHE")
+    root = Path(named) if named else Path.home() / ".cache" / "recpress"
+    return root / "tensorrt-provider" / str(entry["sha256"])[:16]
+
+
+def tensorrt_options(max_length: int, cache: Path) -> dict[str, str]:
+    """Of onnxruntime's TensorRT provider: one engine for all shapes that calls may have, and where it lies.
+
+    Its types are the graph's: TensorRT 11 has no flags of precision.
+    """
+    shapes = {
+        "min": (1, 1, 1),
+        "opt": (16, max_length, 64),
+        "max": (TENSORRT_USERS, max_length, TENSORRT_SEEN),
+    }
+    profiles = {
+        f"trt_profile_{which}_shapes": f"items:{users}x{length},seen:{users}x{seen}"
+        for which, (users, length, seen) in shapes.items()
+    }
+    return profiles | {
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": str(cache),
+        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_path": str(cache),
+        "trt_cuda_graph_enable": "0",
+    }
+
+
+def open_session(
+    path: Path, threads: int | None, device: str, *, options: Mapping[str, str] | None = None
+) -> onnxruntime.InferenceSession:
+    """A session of one graph. `options`: of the first provider of the device, in the place of ours.
+
+    Raises ArtifactError when this onnxruntime cannot open it, or would run it on another device.
+    """
+    if device not in PROVIDERS:
+        raise ArtifactError(f"device {device!r} is unknown ({', '.join(PROVIDERS)})")
+    wanted, given = PROVIDERS[device], {"CUDAExecutionProvider": CUDA_OPTIONS}
+    if wanted[0] not in onnxruntime.get_available_providers():
+        more = " and tensorrt" if device == "tensorrt" else ""
+        raise ArtifactError(f"this onnxruntime has no {wanted[0]}; pip install onnxruntime-gpu{more}")
+    chosen = [(name, dict(given.get(name, {}))) for name in wanted]
+    if options is not None:
+        chosen[0] = (wanted[0], dict(options))
+    session = _new_session(path, threads, chosen)
+    if wanted[0] not in session.get_providers():  # it falls back without a word where a library is missing
+        raise ArtifactError(
+            f"onnxruntime {onnxruntime.__version__} cannot load its {wanted[0]} (are CUDA, cuDNN and, for "
+            f"tensorrt, TensorRT of the versions that it wants installed?); open {path} with device cpu"
+        )
+    return session
+
+
+def _new_session(
+    path: Path, threads: int | None, providers: Sequence[tuple[str, dict[str, str]]]
+) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = 3
@@ -741,7 +830,7 @@ def open_session(path: Path, threads: int | None, device: str) -> onnxruntime.In
     # Else products with dequantized weights round their inputs to 8 bits, which no graph asks for.
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=providers[device])
+        return onnxruntime.InferenceSession(str(path), options, providers=list(providers))
     except Exception as error:  # onnxruntime raises a class per status code, all of them plain Exceptions
         raise ArtifactError(f"onnxruntime {onnxruntime.__version__} cannot open {path}: {error}") from error
 
@@ -760,12 +849,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-k", type=int, default=10, help="number of recommendations")
     parser.add_argument("--artifact", default=Path(__file__).resolve().parent, help="another folder")
     parser.add_argument("--variant", help="a variant of the artifact; default: the manifest's")
+    parser.add_argument("--device", choices=tuple(PROVIDERS), help="where to compute")
     parser.add_argument("--threads", type=int, help="threads of one call")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     given = parser.parse_args(arguments)
     history = [part.strip() for part in given.history.split(",") if part.strip()]
     try:
-        opened = Artifact(given.artifact, variant=given.variant, threads=given.threads)
+        opened = Artifact(given.artifact, variant=given.variant, threads=given.threads, device=given.device)
         best = opened.recommend(history, given.k)
     except ArtifactError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -7,19 +7,27 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from export.ann import AnnConfig
 from export.aot_build import AotConfig
 from export.parity import ParityConfig
+from export.tensorrt_config import TensorrtConfig
 from export.triton.config import TritonConfig, repository_problems
-from export.variants import CANONICAL, VariantName, may_be_default, scheme_problem
+from export.variants import CANONICAL, ENGINE, VariantName, may_be_default, scheme_problem
 from recommender.errors import InputError
 from recommender.quantization_scheme import read_quantization
+from recommender.sparsity import noted
 from recommender.stage import Bound, Context, Kind, Outputs, Shape, StageConfig
 
 if TYPE_CHECKING:
     from export.artifact import Origin
+    from export.engines import EngineOrder
+    from export.tensorrt import Device
+
+CALIBRATION_USERS = 1024
+"""Of whose histories (before the validation item) the ranges of tensorrt-fp8 are taken."""
 
 
 class ExportConfig(StageConfig):
@@ -54,7 +62,8 @@ class ExportConfig(StageConfig):
         "catalogues). By name only, as they rank otherwise, and never the default: ann (an approximate index "
         "chooses what is scored), int8-body (8-bit body), quantized (the body as the checkpoint's scheme "
         "says), qdq (the same in standard operators, for TensorRT), fp16 and bf16 (half precision, for other "
-        "runtimes), aot and aot-bf16 (compiled for this kind of machine, run by torch)",
+        "runtimes), aot and aot-bf16 (compiled for this kind of machine, run by torch), tensorrt-fp32, "
+        "-fp16, -bf16, -int8 (a checkpoint quantized int8-static), -fp8 (an engine for this machine's GPU)",
     )
     only: Literal["quantized"] | None = Field(
         None,
@@ -70,6 +79,9 @@ class ExportConfig(StageConfig):
     )
     ann: AnnConfig = Field(default_factory=AnnConfig, description="ann: its index and the gate about recall")
     aot: AotConfig = Field(default_factory=AotConfig, description="aot, aot-bf16: how they are compiled")
+    tensorrt: TensorrtConfig = Field(
+        default_factory=TensorrtConfig, description="tensorrt-...: how engines are built"
+    )
     parity: ParityConfig = Field(default_factory=ParityConfig, description="the gate about ranking")
     triton: TritonConfig = Field(
         default_factory=TritonConfig, description="format triton: what is served, and how"
@@ -98,9 +110,20 @@ class ExportConfig(StageConfig):
         """The artifact, or the repository."""
         return self.as_
 
+    @property
+    def machine(self) -> dict[str, str]:
+        """The GPU, driver and TensorRT, where engines are asked for and these are there."""
+        device = None if ENGINE.keys().isdisjoint(self.variants or ()) else _gpu()
+        return {} if device is None or isinstance(device, str) else device.machine()._asdict()
+
+    def lacking(self) -> str | None:
+        """That TensorRT or a GPU is missing, where engines are asked for."""
+        device = None if ENGINE.keys().isdisjoint(self.variants or ()) else _gpu()
+        return device if isinstance(device, str) else None
+
     def problems(self, known: Mapping[str, Shape]) -> list[tuple[str, str]]:
-        """Variants that cannot hold the checkpoint's quantization scheme, with those that can; what does not
-        go with the format.
+        """Variants that cannot hold the checkpoint's quantization scheme, what engines cannot be, and what
+        does not go with the format.
         """
         if self.of not in known:
             return []
@@ -110,10 +133,11 @@ class ExportConfig(StageConfig):
             return [("of", f"{self.of!r} is an artifact already: export a checkpoint, or take format triton")]
         if "triton" in self.model_fields_set:
             return [("triton", "is of format triton")]
-        scheme = known[self.of].quantized
-        asked = [scheme_problem(name, scheme, self.of) for name in self.wanted]
+        shape = known[self.of]
+        asked = [scheme_problem(name, shape.quantized, self.of) for name in self.wanted]
         place = "variants" if self.only is None else "only"
-        return [(place, wrong) for wrong in asked if wrong is not None]
+        found = [(place, wrong) for wrong in asked if wrong is not None]
+        return found + self.tensorrt.problems(self.wanted, self.top_k, shape.sparsity)
 
     def shape(self, known: Mapping[str, Shape]) -> Shape:
         """An artifact with lists of one length, or a repository."""
@@ -139,13 +163,15 @@ def run(config: ExportConfig, inputs: Mapping[str, Bound], context: Context) -> 
 
     from export.artifact import keep_variants, write_artifact
     from export.gates import measure_variants
-    from recommender.checkpoint import load_checkpoint
+    from recommender.checkpoint import load_checkpoint, read_info
 
     if context.threads is not None:
         torch.set_num_threads(context.threads)
-    quantization = read_quantization(inputs[config.of].path)
+    path = inputs[config.of].path
+    quantization, note = read_quantization(path), noted(read_info(path).about, str(path))
     scheme = None if quantization is None else quantization.scheme.summary
-    for place, wrong in config.problems({config.of: Shape("checkpoint", quantized=scheme)}):
+    zeros = None if note is None else note.planned
+    for place, wrong in config.problems({config.of: Shape("checkpoint", quantized=scheme, sparsity=zeros)}):
         raise InputError(wrong, where=f"export.{place}")
     model = load_checkpoint(inputs[config.of].path, prepared=context.prepared)
     folder = context.folder / "artifact"
@@ -162,6 +188,7 @@ def run(config: ExportConfig, inputs: Mapping[str, Bound], context: Context) -> 
         ann=config.ann,
         aot=config.aot,
         quantization=quantization,
+        engines=_engines(config, context, model.max_length),
     )
     context.progress("note", {"text": f"{facts.nodes} nodes, {facts.size_bytes:,} bytes; measuring parity"})
     started = time.perf_counter()
@@ -181,6 +208,35 @@ def run(config: ExportConfig, inputs: Mapping[str, Bound], context: Context) -> 
             "export_seconds": facts.seconds,
             "parity_seconds": time.perf_counter() - started,
         }
+    )
+
+
+def _gpu() -> "Device | str":
+    """The GPU that engines are built for, or why there is none."""
+    from export import tensorrt
+
+    try:
+        return tensorrt.open_device()
+    except tensorrt.MissingError as error:
+        return str(error)
+
+
+def _engines(config: ExportConfig, context: Context, max_length: int) -> "EngineOrder | None":
+    """How the engines that are asked for are built; None where none is."""
+    if ENGINE.keys().isdisjoint(config.variants or ()):
+        return None
+    from export.engines import EngineOrder
+    from recommender.data.prepare import default_cache
+    from recommender.evaluate import histories
+
+    prepared, (users, ends) = context.prepared, context.split.targets("valid")
+    drawn = np.random.default_rng(context.seed).permutation(len(users))[:CALIBRATION_USERS]
+    return EngineOrder(
+        config.tensorrt,
+        default_cache(),
+        longest=int(np.diff(prepared.offsets).max()),
+        histories=histories(prepared, users[drawn], ends[drawn], max_length, mask_seen=False),
+        progress=context.progress,
     )
 
 
@@ -212,4 +268,5 @@ def settle(
     ratios = {name: each["speedup"] for name, each in measured.items() if "speedup" in each}
     fast = {name for name in ratios if is_faster(ratios[name])}
     keep = [name for name in measured if name == CANONICAL or name in named or name in fast]
-    return keep, fastest({name: ratios[name] for name in keep if may_be_default(name)}, CANONICAL)
+    may_serve = [name for name in keep if name in ratios and may_be_default(name)]
+    return keep, fastest({name: ratios[name] for name in may_serve}, CANONICAL)

@@ -14,6 +14,7 @@ from recommender.quantization_scheme import SERVED, unserved
 HeadKind = Literal["exact", "int8", "int4", "recorded"]
 BodyKind = Literal["fast", "int8", "quantized", "qdq"]
 HalfKind = Literal["fp16", "bf16"]
+EngineKind = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 VariantName = Literal[
     "fp32",
     "fast",
@@ -27,6 +28,11 @@ VariantName = Literal[
     "bf16",
     "aot",
     "aot-bf16",
+    "tensorrt-fp32",
+    "tensorrt-fp16",
+    "tensorrt-bf16",
+    "tensorrt-int8",
+    "tensorrt-fp8",
 ]
 CANONICAL: VariantName = "fp32"
 
@@ -115,11 +121,21 @@ COMPILED: dict[VariantName, Compiled] = {
 """By name only and never the default, as they need torch and one kind of machine; last of all."""
 
 
+ENGINE: dict[VariantName, EngineKind] = {
+    "tensorrt-fp32": "fp32",
+    "tensorrt-fp16": "fp16",
+    "tensorrt-bf16": "bf16",
+    "tensorrt-int8": "int8",
+    "tensorrt-fp8": "fp8",
+}
+"""TensorRT engines of the whole graph, with fixed lengths (`export.engines`): by name only, for one GPU."""
+
+
 def to_try(asked: Sequence[VariantName] | None, n_items: int) -> tuple[VariantName, ...]:
     """The canonical graph first, then those asked for, or (None) those that may pay for so many items."""
-    assert {*SPLIT, *HALF, *COMPILED, CANONICAL} == set(get_args(VariantName))
+    assert {*SPLIT, *HALF, *COMPILED, *ENGINE, CANONICAL} == set(get_args(VariantName))
     chosen = _may_pay(n_items) if asked is None else asked
-    return (CANONICAL, *(name for name in (*SPLIT, *HALF, *COMPILED) if name in chosen))
+    return (CANONICAL, *(name for name in (*SPLIT, *HALF, *COMPILED, *ENGINE) if name in chosen))
 
 
 def _may_pay(n_items: int) -> list[VariantName]:
@@ -145,9 +161,10 @@ def scheme_problem(name: VariantName, scheme: str | None, of: str) -> str | None
 def is_lossy(name: str) -> bool:
     """Whether a variant ranks otherwise than the canonical graph."""
     rounded = {*HALF, *(each for each, compiled in COMPILED.items() if compiled.half)}
+    rounded |= {each for each, kind in ENGINE.items() if kind != "fp32"}
     return name in rounded or any(name == each and split.lossy for each, split in SPLIT.items())
 
 
 def may_be_default(name: str) -> bool:
     """Whether a variant ranks like the canonical graph and runs wherever onnxruntime does."""
-    return not is_lossy(name) and name not in COMPILED
+    return not is_lossy(name) and name not in COMPILED and name not in ENGINE

@@ -134,6 +134,7 @@ class QuantizationScheme(Section):
 SERVED: Mapping[str, tuple[str, ...]] = {
     "quantized": ("int4", "int8", "int8-dynamic"),
     "qdq": ("int4", "int8", "int8-static"),
+    "tensorrt-int8": ("int8-static",),
 }
 """Variant of an artifact -> kinds of matrices that it can hold."""
 

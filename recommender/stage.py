@@ -94,6 +94,15 @@ class StageConfig(Section):
         of = self.consumes[0] if len(self.consumes) == 1 else None
         return {"stage": self.stage, "name": self.produces, **({} if of is None else {"of": of})}
 
+    @property
+    def machine(self) -> Mapping[str, str]:
+        """What of this machine the result is tied to, for its fingerprint: empty for what runs anywhere."""
+        return {}
+
+    def lacking(self) -> str | None:
+        """What this machine lacks for the stage, and what mends it; None where nothing is known to."""
+        return None
+
     def problems(self, known: Mapping[str, Shape]) -> list[tuple[str, str]]:
         """(field, what is wrong) for everything that can be seen before running; `known`: earlier names.
 

@@ -43,13 +43,13 @@ NEEDED = (
 OPTIONAL = {
     "bitsandbytes": ("8- and 4-bit weights", "quantize"),
     "faiss": ("approximate search of the items of an artifact", "ann"),
-    "tensorrt": ("TensorRT engines", "tensorrt"),
 }
 
 
 def examine() -> list[Finding]:
     """All findings, in the order in which they are worth reading."""
-    found = [_python(), *_needed(), *_optional(), _compiler(), _gpu(), *_onnxruntime()]
+    machine = [_compiler(), _gpu(), _driver(), _tensorrt()]
+    found = [_python(), *_needed(), *_optional(), *machine, *_onnxruntime()]
     return [*found, _data(), _cache(), _disk()]
 
 
@@ -101,6 +101,32 @@ def _gpu() -> Finding:
             "GPU", "absent", "this torch is a CPU build", "install a CUDA build of torch to train on a GPU"
         )
     return Finding("GPU", "absent", "torch sees no CUDA device", "check the driver with nvidia-smi")
+
+
+def _driver() -> Finding:
+    from export.tensorrt import DRIVER, driver
+
+    version = driver()
+    if version:
+        return Finding("NVIDIA driver", "ok", version)
+    return Finding("NVIDIA driver", "absent", f"{DRIVER} is not there", "needed for a GPU only")
+
+
+def _tensorrt() -> Finding:
+    from export import tensorrt
+
+    what = "optional: engines for NVIDIA GPUs (export.variants: [tensorrt-fp16])"
+    if importlib.util.find_spec("tensorrt") is None:
+        return Finding("tensorrt", "absent", what, tensorrt.INSTALL)
+    try:
+        version = tensorrt.installed()
+    except tensorrt.MissingError as error:
+        return Finding("tensorrt", "broken", error.what, error.fix)
+    try:
+        machine = tensorrt.open_device().machine()
+    except tensorrt.MissingError as error:
+        return Finding("tensorrt", "absent", f"{version}, but {error.what}", error.fix)
+    return Finding("tensorrt", "ok", f"{version} on {machine.gpu}, compute capability {machine.capability}")
 
 
 def _onnxruntime() -> Iterator[Finding]:

@@ -41,6 +41,8 @@ def parts_of(
     }
     if kind.measures:
         parts["device"] = device
+    if tied := config.machine:
+        parts["machine"] = dict(tied)
     return parts
 
 

@@ -1,11 +1,13 @@
 """What a folder that a name is bound to holds, and how it is opened."""
 
+import importlib.util
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from export.tensorrt import DRIVER
 from recommender.checkpoint import check_histories, check_trained_on, read_info
 from recommender.data.prepared import Prepared
 from recommender.errors import InputError
@@ -79,7 +81,7 @@ def bind(name: str, folder: Path, stage_folder: Path | None = None) -> Bound:
 
 def scorers(name: str, kind: Kind, folder: Path) -> Iterable[ScorerRef]:
     """How to open a bound folder: one way for a checkpoint, one per variant for an artifact (its default one
-    first; those for other runtimes left out, unless an engine of ours runs them), else none.
+    first; those for other runtimes left out, unless an engine of ours runs them here), else none.
     """
     if kind not in ("checkpoint", "artifact"):
         return ()
@@ -87,6 +89,8 @@ def scorers(name: str, kind: Kind, folder: Path) -> Iterable[ScorerRef]:
         return (ScorerRef(name, kind, "torch", folder, CHECKPOINT_OPENER),)
     manifest = _manifest(folder)
     entries = [each for each in manifest["variants"] if each.get("on_cpu", True) or "device" in each]
+    if not can_run_engines():
+        entries = [each for each in entries if each.get("format") != "tensorrt"]
     entries.sort(key=lambda each: each["name"] != manifest.get("default_variant"))
     return tuple(
         ScorerRef(
@@ -100,6 +104,11 @@ def scorers(name: str, kind: Kind, folder: Path) -> Iterable[ScorerRef]:
         )
         for each in entries
     )
+
+
+def can_run_engines() -> bool:
+    """Whether this machine has NVIDIA's driver and TensorRT; neither is loaded to find out."""
+    return DRIVER.exists() and importlib.util.find_spec("tensorrt") is not None
 
 
 def check_lists(recipe: "Recipe", prepared: Prepared) -> None:

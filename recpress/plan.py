@@ -124,6 +124,8 @@ class _Planner:
                 yield PlannedStep(step.name, step.config.stage, True, None, 0.0, None, _size(found))
                 continue
             why = "--fresh" if self.fresh else self.store.why_not(step)
+            if (lacking := step.config.lacking()) is not None:
+                self.missing.append(f"{step.name}: {lacking}")
             cost, basis = self._cost(step, number)
             yield PlannedStep(
                 step.name,

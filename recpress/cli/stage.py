@@ -1,10 +1,12 @@
 """One verb per stage: the stage alone, around folders that exist already."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, get_args
 
 import typer
+from pydantic import BaseModel
 
+from recommender.data.config import Section
 from recpress.cli import show
 from recpress.cli.options import Device, DeviceOption, DryRun, Fresh, Json, Out, Sets
 from recpress.stages import STAGES
@@ -75,14 +77,21 @@ def verb(name: str) -> Callable[..., None]:
 
 
 def _show_options(name: str) -> None:
-    rows = []
-    for key, field in STAGES[name].config_class().model_fields.items():
-        if key != "stage":
-            default = (
-                "required" if field.is_required() else repr(field.get_default(call_default_factory=True))
-            )
-            rows.append((field.alias or key, _type_of(field.annotation), default, field.description))
+    rows = list(_options(STAGES[name].config_class()))
     show.table(f"options of {name}", ("key", "type", "default", "what it is"), rows)
+
+
+def _options(config: type[BaseModel], before: str = "") -> Iterator[tuple[str, str, str, str | None]]:
+    """(key, type, default, what it is) of all fields; those of a section stand below it as `section.key`."""
+    for key, field in config.model_fields.items():
+        if key == "stage":
+            continue
+        path, kind = before + (field.alias or key), field.annotation
+        section = kind if isinstance(kind, type) and issubclass(kind, Section) else None
+        default = "required" if field.is_required() else repr(field.get_default(call_default_factory=True))
+        yield path, _type_of(kind), "" if section else default, field.description
+        if section is not None:
+            yield from _options(section, f"{path}.")
 
 
 def _type_of(annotation: Any) -> str:

@@ -1,12 +1,16 @@
 """The doctor: what is wrong is found, and what mends it is said."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
+from export.tensorrt import MissingError
 from recpress import doctor
 from recpress.cli.app import main
+from tests.fakes import tensorrt
+from tests.fakes.device import CpuDevice
 
 
 def finding(what: str) -> doctor.Finding:
@@ -52,3 +56,32 @@ def test_a_cache_that_cannot_be_written_is_found(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("RECPRESS_CACHE", str(tmp_path / "file"))
     assert finding("cache folder").state == "broken"
     assert "RECPRESS_CACHE" in finding("cache folder").mend
+
+
+def test_tensorrt_is_told_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
+    found = doctor._tensorrt()
+    assert found.state == "absent" and "pip install --extra-index-url https://pypi.nvidia.com" in found.mend
+
+
+@pytest.mark.parametrize(
+    ("version", "gpu", "state", "detail"),
+    [
+        ("9.3.0", True, "broken", "TensorRT 9.3.0 is not supported"),
+        ("11.4.0", False, "absent", "11.4.0, but torch sees no CUDA device"),
+        ("11.4.0", True, "ok", "11.4.0.106 on Fake H200, compute capability 9.0"),
+    ],
+)
+def test_tensorrt_is_told_with_its_gpu(
+    monkeypatch: pytest.MonkeyPatch, version: str, gpu: bool, state: str, detail: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", tensorrt)
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(tensorrt, "__version__", "11.4.0.106" if version == "11.4.0" and gpu else version)
+
+    def missing() -> CpuDevice:
+        raise MissingError("torch sees no CUDA device", "get one")
+
+    monkeypatch.setattr("export.tensorrt.open_device", CpuDevice if gpu else missing)
+    found = doctor._tensorrt()
+    assert (found.state, detail in found.detail) == (state, True)
