@@ -18,6 +18,7 @@ import onnx_ir as ir
 from export import tensorrt
 from export.fp8 import fp8_products, input_ranges
 from export.half import to_half
+from export.lint.check import lint
 from export.onnx import save_onnx
 from export.quantized_body import quantized_body
 from export.recorded import Recorded
@@ -36,11 +37,23 @@ NO_HISTORIES = HistoryArrays(np.zeros((0, 1), np.int64))
 
 
 def check_graph(path: Path) -> None:
-    """What is wrong with a graph before TensorRT sees it. Raises StageError where it is no valid ONNX."""
+    """Hold a graph, named by its variant, against the rules of `export.lint` before TensorRT sees it.
+
+    Raises StageError where it is no valid ONNX, or TensorRT would not take it as it promises to be.
+    """
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise StageError(f"the graph is not valid ONNX: {error}", where=path.name) from error
+    kind = next((kind for name, kind in ENGINE.items() if name == path.stem), None)
+    wrong = [found for found in lint(path, precision=kind) if found.severity == "error"]
+    if wrong:
+        first, more = wrong[0], f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        raise StageError(
+            f"TensorRT would not take this graph: {first.rule}, {first.where}: {first.text}{more}",
+            where=path.name,
+            fix=f"{first.fix}; all findings: recpress lint MODEL.onnx --target tensorrt",
+        )
 
 
 @dataclass(frozen=True)

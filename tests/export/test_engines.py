@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 import export.engines
 import export.tensorrt
@@ -195,6 +196,23 @@ def test_the_default_check_refuses_what_is_no_onnx(tmp_path: Path) -> None:
     (tmp_path / "a.onnx").write_bytes(b"\x08\x0a")
     with pytest.raises(StageError, match="not valid ONNX"):
         EngineOrder(TensorrtConfig(), tmp_path).check(tmp_path / "a.onnx")
+
+
+def test_the_default_check_refuses_float32_weights_where_fp16_is_promised(tmp_path: Path) -> None:
+    weights = numpy_helper.from_array(np.ones((256, 256), np.float32), "w")
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 256])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 256])],
+        [weights],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=11)
+    for name in ("tensorrt-fp32.onnx", "tensorrt-fp16.onnx"):
+        (tmp_path / name).write_bytes(model.SerializeToString())
+    EngineOrder(TensorrtConfig(), tmp_path).check(tmp_path / "tensorrt-fp32.onnx")
+    with pytest.raises(StageError, match="would not take this graph: precision"):
+        EngineOrder(TensorrtConfig(), tmp_path).check(tmp_path / "tensorrt-fp16.onnx")
 
 
 def test_what_cannot_be_is_told_before_anything_runs() -> None:
