@@ -1,11 +1,11 @@
 """The table of docs/results/compression.md, from rows that collect.py took out of the reports.
 
-A line per candidate: quality against the teacher (and the student) with its interval, NDCG@10 of head, middle
-and tail items, what it holds, and how long one user and 32 users take, as a multiple of the deepest model in
-torch. Of a candidate that several reports hold, the newest row counts; ratios of time are those of its own
-report.
+A line per candidate: quality against the teacher with its interval, NDCG@10 of head, middle and tail items,
+what it holds, and how long one user and 32 users take, as a multiple of the deepest model in torch. Of a
+candidate that several reports hold, quality is that of the one that ranked most users, times are those of the
+one that timed most batch sizes, the newest of several; ratios of time are those of one report.
 
-Run: python docs/results/scripts/compression_table.py DATA [--rows FILE] [--deep deep] [--against teacher]
+Run: python docs/results/scripts/compression_table.py RECIPE [--rows FILE] [--deep deep] [--against teacher]
 """
 
 import argparse
@@ -17,57 +17,68 @@ from typing import Any
 ROWS = Path(__file__).resolve().parents[1] / "raw" / "compression.jsonl"
 PARTS = ("head", "middle", "tail")
 HEADER = (
-    "candidate", "HR@10", "NDCG@10", "against the teacher (95%)", "against the student (95%)", *PARTS,
+    "candidate", "HR@10", "NDCG@10", "against the teacher (95%)", *PARTS,
     "body parameters", "files, MB", "memory, MB", "1 user, ms", "32 users, ms",
 )  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the table of one data set."""
+    """Print the table of one recipe."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("data", help="name of the data set, as in the rows")
+    parser.add_argument("recipe", help="name of the recipe that made the rows")
     parser.add_argument("--rows", type=Path, default=ROWS)
     parser.add_argument("--deep", default="deep", help="the candidate that speeds refer to")
     parser.add_argument("--against", default="teacher")
     parser.add_argument("--load", default="real", choices=("real", "full"))
+    parser.add_argument("--all", action="store_true", help="canonical graphs, too")
     options = parser.parse_args(arguments)
     rows = [json.loads(line) for line in options.rows.read_text().splitlines()]
-    rows = [row for row in rows if row.get("dataset", {}).get("name") == options.data]
+    rows = [row for row in rows if row.get("recipe") == options.recipe]
     print(f"| {' | '.join(HEADER)} |\n|---{'|---:' * (len(HEADER) - 1)}|")
-    for line in lines(rows, deep=options.deep, against=options.against, load=options.load):
+    for line in lines(
+        rows, deep=options.deep, against=options.against, load=options.load, everything=options.all
+    ):
         print(f"| {' | '.join(line)} |")
 
 
-def lines(rows: Sequence[dict[str, Any]], *, deep: str, against: str, load: str) -> Iterator[list[str]]:
-    """The cells of each candidate, in the order in which the rows first name it."""
-    candidates = {row["candidate"]["name"]: row for row in rows if "candidate" in row}  # the newest stays
+def lines(
+    rows: Sequence[dict[str, Any]], *, deep: str, against: str, load: str, everything: bool = False
+) -> Iterator[list[str]]:
+    """The cells of each candidate, in the order in which the rows first name it.
+
+    Unless `everything` is wanted, the canonical graph of an artifact that has `fast`, too, is left out.
+    """
+    reports: dict[str, list[dict[str, Any]]] = {}  # by the moment at which they were made
+    for row in rows:
+        if "candidate" in row:
+            reports.setdefault(row["candidate"]["name"], []).append(row)
     ratios = {
-        (row["run"], row["comparison"]["candidate"], row["comparison"]["against"]): row["comparison"]
+        (row["created"], row["comparison"]["candidate"], row["comparison"]["against"]): row["comparison"]
         for row in rows
         if "comparison" in row
     }
-    times = {
-        (row["run"], row["candidate"]["name"]): row["candidate"].get("latency", [])
-        for row in rows
-        if "candidate" in row
-    }
-    for name, row in candidates.items():
-        run, found = row["run"], row["candidate"]
+    slow = {row["created"]: row["candidate"].get("latency", []) for row in reports.get(deep, ())}
+    for name, own in reports.items():
+        if not everything and (f"{name}:fast" in reports or name.endswith(":fp32")):
+            continue
+        # the newest of those that ranked most users, and the newest that timed most batch sizes
+        judged = max(reversed(own), key=lambda row: row["evaluation"]["users"])
+        timed = max(reversed(own), key=lambda row: len(row["candidate"].get("latency", [])))
+        found, spent = judged["candidate"], timed["candidate"]
         parts = {each["bin"]: each["quality"] for each in found["slices"] if each["by"] == "popularity"}
         yield [
             name,
             f"{found['quality']['hr@10']:.4f}",
             f"{found['quality']['ndcg@10']:.4f}",
-            _ratio(ratios.get((run, name, against))),
-            _ratio(ratios.get((run, name, "student"))),
-            *(
-                f"{parts[part]['ndcg@10']:.4f}" if part in parts else ""
-                for part in ("head", "middle", "tail")
-            ),
+            _ratio(ratios.get((judged["created"], name, against))),
+            *(f"{parts[part]['ndcg@10']:.4f}" if part in parts else "" for part in PARTS),
             f"{found['body_parameters']:,}" if "body_parameters" in found else "",
             f"{found['size_bytes'] / 1e6:.2f}" if "size_bytes" in found else "",
-            f"{found['peak_memory_bytes'] / 1e6:.0f}" if "peak_memory_bytes" in found else "",
-            *(_time(found.get("latency", []), times.get((run, deep), []), load, batch) for batch in (1, 32)),
+            f"{spent['peak_memory_bytes'] / 1e6:.0f}" if "peak_memory_bytes" in spent else "",
+            *(
+                _time(spent.get("latency", []), slow.get(timed["created"], []), load, batch)
+                for batch in (1, 32)
+            ),
         ]
 
 
