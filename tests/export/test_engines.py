@@ -153,16 +153,20 @@ def test_no_tensorrt_ends_the_stage_before_any_work(
     assert caught.value.exit_code == 2 and list(context.folder.iterdir()) == []
 
 
-@pytest.mark.parametrize(("step", "error"), [("build", StageError), ("imprecise", GateError)])
+@pytest.mark.parametrize(
+    ("step", "error"), [("build", StageError), ("linted", StageError), ("imprecise", GateError)]
+)
 def test_an_engine_that_cannot_be_built_or_proved_leaves_no_artifact(
     fake_trt: ModuleType, plain_student: Bound, prepared: Prepared, tmp_path: Path, cache: Path,
     monkeypatch: pytest.MonkeyPatch, step: str, error: type[Exception],
 ) -> None:  # fmt: skip
     fake_trt.FAIL.add(step)
-    if step == "imprecise":
+    if step in ("linted", "imprecise"):
         monkeypatch.setattr(export.engines, "to_half", lambda model, kind: model)
+    if step == "imprecise":
+        monkeypatch.setattr(export.engines, "lint", lambda path, precision: ())
     context = context_in(tmp_path, prepared)
-    with pytest.raises(error, match=r"failed at building|fp16 was promised, but .* in fp32"):
+    with pytest.raises(error, match=r"failed at building|fp16 is promised, but|fp16 was promised, but"):
         run(config("tensorrt-fp16"), {"student": plain_student}, context)
     assert list(context.folder.iterdir()) == []
 
