@@ -471,7 +471,9 @@ def open_engine(path: Path, entry: Mapping[str, Any], threads: int | None, devic
     del threads  # of the CPU
     if device != "cuda":
         raise UnfitError(f"an engine runs on a GPU, not on the device {device!r}", "open it with device cuda")
-    told = entry["engine"]
+    told = entry.get("engine")
+    if not isinstance(told, Mapping):
+        raise UnfitError("the manifest does not say what it was built for", "export the artifact again")
     gpu = open_device()
     check_machine(told["machine"], told["flags"], gpu.machine())
     return Engine(path.read_bytes(), told, gpu)

@@ -20,7 +20,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 def commands(page: Path) -> list[list[str]]:
     lines = [line for block in blocks(page, "bash") for line in block.splitlines()]
-    return [shlex.split(line)[1:] for line in lines if line.startswith("recpress ")]
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("recpress ")]
 
 
 ALL = [pytest.param(words, id=" ".join(words)[:60]) for page in PAGES for words in commands(page)]

@@ -31,14 +31,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--against", default="teacher")
     parser.add_argument("--load", default="real", choices=("real", "full"))
     parser.add_argument("--all", action="store_true", help="canonical graphs, too")
+    parser.add_argument("--no-times", action="store_true", help="of a machine that was busy: leave them out")
     options = parser.parse_args(arguments)
+    shown = slice(0, -3 if options.no_times else None)  # memory and times stand last
     rows = [json.loads(line) for line in options.rows.read_text().splitlines()]
     rows = [row for row in rows if row.get("recipe") == options.recipe]
-    print(f"| {' | '.join(HEADER)} |\n|---{'|---:' * (len(HEADER) - 1)}|")
+    print(f"| {' | '.join(HEADER[shown])} |\n|---{'|---:' * (len(HEADER[shown]) - 1)}|")
     for line in lines(
         rows, deep=options.deep, against=options.against, load=options.load, everything=options.all
     ):
-        print(f"| {' | '.join(line)} |")
+        print(f"| {' | '.join(line[shown])} |")
 
 
 def lines(
