@@ -30,6 +30,8 @@ from tests.export.test_quantized_body import quantized_model
 from tests.export.test_quantized_stage import _context, config_for, entries_of
 from tests.export.test_refresh import present
 
+pytestmark = pytest.mark.slow
+
 HEADER = 128  # of a .npy file
 OWN = {"catalogue-1/item_table.recorded.npy", "catalogue-1/item_table.recorded.scales.npy"}
 

@@ -18,6 +18,8 @@ from tests.export.engines import entries, lists
 from tests.export.test_refresh import present
 from tests.fakes.device import CpuDevice
 
+pytestmark = pytest.mark.slow
+
 
 def changed(folder: Path, *, more: int) -> tuple[pl.DataFrame, Any]:
     """The catalogue with other vectors, and `more` items besides."""
