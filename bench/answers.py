@@ -10,7 +10,7 @@ import gc
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -196,29 +196,11 @@ class Answers:
     def _machine(self, said: Said, order: wire.Message) -> wire.Message:
         """{threads, buffer_bytes, shapes, repeats} -> {trials}: rates of every way to reach a peak."""
         self.machine = self.machine or Bench(said["threads"])
-        found = self.machine.rates(
-            buffer_bytes=said["buffer_bytes"],
-            shapes=[(m, k, n) for m, k, n in said["shapes"]],
-            repeats=said["repeats"],
-        )
-        trials = [
-            {"what": t.what, "library": t.library, "how": t.how, "shape": t.shape, "rates": rates}
-            for t, rates in found
-        ]
-        return wire.Message({"trials": trials})
+        return _trials(self.machine, said, ("what", "library", "how", "shape"))
 
     def _gpu(self, said: Said, order: wire.Message) -> wire.Message:
         """{device, buffer_bytes, shapes, repeats} -> {trials}: the same of a GPU, in every precision."""
-        found = GpuBench(said["device"]).rates(
-            buffer_bytes=said["buffer_bytes"],
-            shapes=[(m, k, n) for m, k, n in said["shapes"]],
-            repeats=said["repeats"],
-        )
-        trials = [
-            {"what": t.what, "how": t.how, "precision": t.precision, "shape": t.shape, "rates": rates}
-            for t, rates in found
-        ]
-        return wire.Message({"trials": trials})
+        return _trials(GpuBench(said["device"]), said, ("what", "how", "precision", "shape"))
 
     def _scorer(self) -> Scorer:
         if self.scorer is None:
@@ -228,3 +210,14 @@ class Answers:
 
 def _ref(said: Said) -> ScorerRef:
     return ScorerRef(**{**said["ref"], "path": Path(said["ref"]["path"])})
+
+
+def _trials(bench: Bench | GpuBench, said: Said, told: Sequence[str]) -> wire.Message:
+    """{trials}: `told` of each way to reach a peak, and the rates that it came to."""
+    found = bench.rates(
+        buffer_bytes=said["buffer_bytes"],
+        shapes=[(m, k, n) for m, k, n in said["shapes"]],
+        repeats=said["repeats"],
+    )
+    named = [{name: getattr(trial, name) for name in told} | {"rates": rates} for trial, rates in found]
+    return wire.Message({"trials": named})

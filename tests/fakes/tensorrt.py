@@ -70,7 +70,8 @@ class ILogger:
         self.constructed = True
 
     def log(self, severity: "ILogger.Severity", msg: str) -> None:
-        raise NotImplementedError
+        """Pure virtual, as there: TensorRT calls what a subclass makes of it."""
+        raise NotImplementedError("a logger has to say what becomes of a message")
 
 
 def _no(step: str, logger: ILogger) -> bool:
