@@ -164,7 +164,7 @@ def test_an_engine_that_cannot_be_built_or_proved_leaves_no_artifact(
     if step in ("linted", "imprecise"):
         monkeypatch.setattr(export.engines, "to_half", lambda model, kind: model)
     if step == "imprecise":
-        monkeypatch.setattr(export.engines, "lint", lambda path, precision: ())
+        monkeypatch.setattr(export.engines, "lint", lambda path, **asked: ())
     context = context_in(tmp_path, prepared)
     with pytest.raises(error, match=r"failed at building|fp16 is promised, but|fp16 was promised, but"):
         run(config("tensorrt-fp16"), {"student": plain_student}, context)
@@ -217,6 +217,25 @@ def test_the_default_check_refuses_float32_weights_where_fp16_is_promised(tmp_pa
     EngineOrder(TensorrtConfig(), tmp_path).check(tmp_path / "tensorrt-fp32.onnx")
     with pytest.raises(StageError, match="would not take this graph: precision"):
         EngineOrder(TensorrtConfig(), tmp_path).check(tmp_path / "tensorrt-fp16.onnx")
+
+
+def test_the_default_check_refuses_a_dynamic_axis_that_no_profile_covers(tmp_path: Path) -> None:
+    def write(name: str, axis: str | int) -> Path:
+        value = helper.make_tensor_value_info
+        graph = helper.make_graph(
+            [helper.make_node("Relu", ["x"], ["y"])],
+            "g",
+            [value("x", TensorProto.FLOAT, ["batch", axis])],
+            [value("y", TensorProto.FLOAT, ["batch", axis])],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=11)
+        (tmp_path / name).write_bytes(model.SerializeToString())
+        return tmp_path / name
+
+    order = EngineOrder(TensorrtConfig(), tmp_path)
+    order.check(write("fixed.onnx", 50))
+    with pytest.raises(StageError, match=r"would not take this graph.*length"):
+        order.check(write("dynamic.onnx", "length"))
 
 
 def test_what_cannot_be_is_told_before_anything_runs() -> None:
