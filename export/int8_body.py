@@ -53,8 +53,10 @@ def quantize_body(body: Path, out: Path) -> int:
 
 
 def _products(model: onnx.ModelProto) -> list[str]:
-    """Names of the results of float MatMul with a stored matrix."""
+    """Names of the results of float products with a stored matrix; the quantizer makes a MatMul of each Gemm."""
     stored = {entry.name for entry in model.graph.initializer if entry.data_type == TensorProto.FLOAT}
     return [
-        node.output[0] for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in stored
+        node.output[0]
+        for node in model.graph.node
+        if node.op_type in ("MatMul", "Gemm") and node.input[1] in stored
     ]

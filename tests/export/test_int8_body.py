@@ -56,6 +56,14 @@ def test_every_product_with_weights_is_in_8_bits_and_the_vectors_are_near(
     assert cosine.min() > 0.98 and not np.array_equal(fast, int8)
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2"])  # gpt2 exports some of its products as Gemm
+def test_as_many_products_as_it_says(family: str, prepared: Prepared, tmp_path: Path) -> None:
+    folder = make_artifact(tiny_model(family), tmp_path / "artifact", prepared, variants=("fast",))
+    count = quantize_body(folder / "body.onnx", tmp_path / "out.onnx")
+    nodes = onnx.load(tmp_path / "out.onnx").graph.node
+    assert count == sum("MatMulInteger" in node.op_type for node in nodes) > 0
+
+
 def test_calls_hold_no_more_users_than_quality_was_measured_with(make: Callable[..., Path]) -> None:
     model = tiny_model("llama")
     items = HistoryArrays(left_padded(12, MAX_LENGTH))
