@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+SERVING := $(VENV)/.serving
 
 .PHONY: demo test slow lint format clean
 
@@ -12,7 +13,7 @@ demo: $(INSTALLED)  ## the whole way on made-up data, a few minutes on two cores
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
 
-slow: $(INSTALLED)
+slow: $(SERVING)
 	$(BIN)/python -m pytest -m "slow and not gpu"
 
 lint: $(INSTALLED)
@@ -29,6 +30,10 @@ $(INSTALLED): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "recpress needs Python 3.11 or later; name one: make PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+$(SERVING): $(INSTALLED)  # a server that only slow tests ask
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,serving]'
 	touch $@
 
 clean:

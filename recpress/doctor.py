@@ -43,6 +43,7 @@ NEEDED = (
 OPTIONAL = {
     "bitsandbytes": ("8- and 4-bit weights", "quantize"),
     "faiss": ("approximate search of the items of an artifact", "ann"),
+    "tritonclient": ("golden requests to a server over gRPC", "triton"),
 }
 
 

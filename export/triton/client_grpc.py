@@ -13,9 +13,11 @@ from client_http import Catalogue, options, show
 
 
 def recommend(url: str, catalogue: Catalogue, history: Sequence[str], k: int) -> list[dict[str, Any]]:
-    """Ask the server. Raises SystemExit with a text when it does not answer."""
-    import tritonclient.grpc as triton
-
+    """Ask the server. Raises SystemExit with a text when it does not answer, or tritonclient is missing."""
+    try:
+        import tritonclient.grpc as triton
+    except (ImportError, RuntimeError) as error:  # the latter where it was installed without [grpc]
+        raise SystemExit(f'{error}: pip install "tritonclient[grpc]"') from error
     model = catalogue.model
     inputs = []
     for told, array in zip(model["inputs"], catalogue.request(history), strict=True):

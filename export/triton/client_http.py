@@ -6,6 +6,7 @@ A complete client: item ids go in, titles come out. Copy what you need of it.
 """
 
 import argparse
+import http.client
 import json
 import sys
 import urllib.error
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Int64 = NDArray[np.int64]
+TYPES = {"INT64": np.int64, "FP32": np.float32}
 HERE = Path(__file__).resolve().parent
 
 
@@ -55,7 +57,7 @@ class Catalogue:
         return items, seen
 
     def answer(self, rows: Int64, scores: NDArray[np.float32], k: int) -> list[dict[str, Any]]:
-        """The k best of one list, with titles; rows that score -inf are no recommendations."""
+        """The k best of one list, with titles; rows that score -inf (or NaN) are no recommendations."""
         best = zip(rows.reshape(-1)[:k].tolist(), scores.reshape(-1)[:k].tolist(), strict=True)
         return [
             {"item_id": self.ids[row - 1], "title": self.titles[row - 1] or None, "score": score}
@@ -87,7 +89,10 @@ def recommend(url: str, catalogue: Catalogue, history: Sequence[str], k: int) ->
         raise SystemExit(f"the server refuses: {error.read().decode(errors='replace')}") from error
     except OSError as error:
         raise SystemExit(f"no server answers at {url}: {error}") from error
-    outputs = {each["name"]: np.asarray(each["data"]) for each in told["outputs"]}
+    except (ValueError, http.client.HTTPException) as error:
+        raise SystemExit(f"what answers at {url} does not speak HTTP and JSON") from error
+    # A score of -inf comes as -Infinity from Triton, as null from others: then it is NaN here.
+    outputs = {each["name"]: np.asarray(each["data"], TYPES[each["datatype"]]) for each in told["outputs"]}
     rows, scores = (outputs[each["name"]] for each in model["outputs"])
     return catalogue.answer(rows, scores, k)
 

@@ -16,6 +16,7 @@ from export.triton.models import TYPES
 from export.triton.pbtxt import Message, read_pbtxt
 from export.triton.protocol import Server
 from export.triton.repository import MARK, SCHEMA_VERSION
+from export.triton.server import open_server
 from recommender.errors import GateError, InputError
 from recommender.files import read_json, sha256_file
 
@@ -42,8 +43,9 @@ class VerifiedRepository:
 def verify_repository(folder: Path, *, url: str | None = None) -> VerifiedRepository:
     """Check digests and configurations, then replay the golden requests: here, or at the server at `url`.
 
-    Raises InputError when a file is missing or altered, or a configuration does not fit its graph; GateError
-    when a graph answers otherwise, or the server is down, serves other models, or answers otherwise.
+    `url`: http(s)://HOST[:PORT] or grpc://HOST:PORT. Raises InputError when a file is missing or altered, a
+    configuration does not fit its graph, or the address is none; GateError when a graph answers otherwise, or
+    the server is down, serves other models, or answers otherwise.
     """
     manifest = read_repository(folder)
     files, unlisted = _check_files(folder, manifest)
@@ -53,7 +55,7 @@ def verify_repository(folder: Path, *, url: str | None = None) -> VerifiedReposi
     if url is None:
         runs = {each["name"]: run for each in models if (run := _here(folder, each)) is not None}
     else:
-        runs = dict(_of_server(Server(url), models))
+        runs = dict(_of_server(open_server(url), models))
     where = url or str(folder)
     worst = [replay(model, golden, manifest["seen_step"], runs[model["name"]], where)
              for model in models if model["name"] in runs]  # fmt: skip
@@ -191,7 +193,7 @@ def _of_server(server: Server, models: Sequence[Mapping[str, Any]]) -> Iterator[
     """Models of a server, which serves what the repository says. Raises GateError where it does not."""
     server.check_ready()
     for model in models:
-        told = server.metadata(model["name"])
+        told = server.metadata(model["name"], model["version"])
         faults = list(_metadata_faults(told, model))
         if faults:
             raise GateError(

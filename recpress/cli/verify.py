@@ -19,7 +19,11 @@ def verify(
     ] = None,
     url: Annotated[
         str | None,
-        typer.Option("--url", help="Of a repository: the server to ask, http://localhost:8000."),
+        typer.Option(
+            "--url",
+            help="Of a repository: the server to ask, http://localhost:8000 or grpc://localhost:8001 "
+            "(recpress[triton]).",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -1,7 +1,6 @@
 """A small server of the Open Inference Protocol (KServe v2) that loads a model repository.
 
-Kept libraries that serve it (mlserver, kserve, Triton itself) bring a web framework or a container each; this
-one is http.server and onnxruntime, answers as the protocol says, and can be wrong on demand.
+It starts at once and can be wrong on demand; test_mlserver.py asks a kept server that cannot.
 """
 
 import json
@@ -38,8 +37,8 @@ class Models:
             session = onnxruntime.InferenceSession(config.parent / str(version) / "model.onnx")
             self.graphs[config.parent.name] = (str(version), session)
 
-    def metadata(self, name: str) -> dict[str, Any]:
-        version, session = self._graph(name, None)
+    def metadata(self, name: str, version: str | None) -> dict[str, Any]:
+        version, session = self._graph(name, version)
         return {
             "name": name, "versions": [version], "platform": "onnxruntime_onnx",
             "inputs": [_tensor(value) for value in session.get_inputs()],
@@ -88,11 +87,11 @@ def serving(folder: Path, change: Change = lambda what, answer: answer) -> Itera
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            name = re.fullmatch(r"/v2/models/([^/]+)", self.path)
+            name = re.fullmatch(r"/v2/models/([^/]+)(?:/versions/([^/]+))?", self.path)
             if self.path == "/v2/health/ready":
                 self.reply("ready", lambda: {})
             elif name:
-                self.reply("metadata", lambda: models.metadata(name[1]))
+                self.reply("metadata", lambda: models.metadata(name[1], name[2]))
             else:
                 self.send_error(404)
 

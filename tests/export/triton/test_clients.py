@@ -4,17 +4,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from concurrent import futures
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnxruntime
 import pytest
 
 from export.runtime import Artifact
+from tests.export.triton.grpc_server import grpc_serving
 from tests.export.triton.server import serving
 
 
@@ -56,46 +52,52 @@ def test_the_http_client_says_what_is_wrong(written: Path) -> None:
     assert "no model 'other'" in run("--history", "x", "--model", "other")
 
 
-@contextmanager
-def grpc_serving(graph: Path) -> Iterator[str]:
-    """The address of a gRPC server that runs one graph as Triton does."""
-    session = onnxruntime.InferenceSession(graph)
-    grpc, service_pb2 = pytest.importorskip("grpc"), pytest.importorskip("tritonclient.grpc.service_pb2")
-    service_pb2_grpc = pytest.importorskip("tritonclient.grpc.service_pb2_grpc")
-
-    class Service(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[name-defined,misc]
-        def ModelInfer(self, request: Any, context: Any) -> Any:
-            given = {
-                told.name: np.frombuffer(raw, np.int64).reshape(list(told.shape))
-                for told, raw in zip(request.inputs, request.raw_input_contents, strict=True)
-            }
-            names = [each.name for each in request.outputs]
-            answer = service_pb2.ModelInferResponse(model_name=request.model_name, model_version="1")
-            for name, array in zip(names, session.run(names, given), strict=True):
-                told = answer.outputs.add(name=name, datatype="INT64" if array.dtype == np.int64 else "FP32")
-                told.shape.extend(array.shape)
-                answer.raw_output_contents.append(array.tobytes())
-            return answer
-
-    with futures.ThreadPoolExecutor(1) as pool:
-        server = grpc.server(pool)
-        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(Service(), server)
-        port = server.add_insecure_port("127.0.0.1:0")
-        server.start()
-        try:
-            yield f"127.0.0.1:{port}"
-        finally:
-            server.stop(None).wait()
-
-
 def test_the_grpc_client_recommends_what_the_artifact_does(written: Path, exported: Path) -> None:
     history = history_of(exported)
-    with grpc_serving(written / "models/recommender/1/model.onnx") as url:
-        done = ask(written, "client_grpc.py", "--url", url, "--history", ",".join(history), "-k", "5")
+    with grpc_serving(written) as url:
+        address = url.removeprefix("grpc://")
+        done = ask(written, "client_grpc.py", "--url", address, "--history", ",".join(history), "-k", "5")
     assert done.returncode == 0, done.stderr
     assert [line.split()[2] for line in done.stdout.splitlines()] == [
         line.split()[2] for line in wanted(exported, history)
     ]
+
+
+@pytest.mark.parametrize("minus_infinity", [float("-inf"), None])  # as Triton writes it, and as others do
+def test_the_http_client_leaves_out_what_scores_minus_infinity(
+    minus_infinity: float | None, few_left: Path, exported: Path
+) -> None:
+    def change(what: str, answer: dict[str, Any]) -> dict[str, Any]:
+        for output in answer.get("outputs", []):
+            output["data"] = [minus_infinity if each == float("-inf") else each for each in output["data"]]
+        return answer
+
+    history = json.loads((few_left / "golden.json").read_text())["histories"][0]
+    with serving(few_left, change) as url:
+        done = ask(few_left, "client_http.py", "--url", url, "--history", ",".join(history), "-k", "15")
+    assert done.returncode == 0, done.stderr
+    best = Artifact(exported, variant="fp32").recommend(history, 15)
+    assert [line.split()[2] for line in done.stdout.splitlines()] == [each["item_id"] for each in best]
+    assert len(best) == 9
+
+
+def test_the_clients_say_that_the_port_is_one_of_the_other_protocol(written: Path) -> None:
+    history = ["--history", json.loads((written / "golden.json").read_text())["histories"][0][0]]
+    with grpc_serving(written) as url:
+        done = ask(written, "client_http.py", "--url", url.replace("grpc", "http"), *history)
+    assert done.returncode == 1 and "does not speak HTTP and JSON" in done.stderr
+    with serving(written) as url:
+        done = ask(written, "client_grpc.py", "--url", url.removeprefix("http://"), *history)
+    assert done.returncode == 1 and "does not answer" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_grpc_client_says_what_to_install(written: Path, tmp_path: Path) -> None:
+    (tmp_path / "grpc.py").write_text("raise ModuleNotFoundError('No module named grpc')")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); sys.path.insert(1, {str(written)!r})\n"
+    code += "from client_grpc import recommend; from client_http import Catalogue\n"
+    code += "recommend('localhost:1', Catalogue(), Catalogue().ids[:1], 1)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and 'pip install "tritonclient[grpc]"' in done.stderr
 
 
 def test_histories_longer_than_the_model_reads_are_cut_to_the_newest_and_masked_whole(written: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import shutil
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from export.triton.repository import seal
 from export.triton.verify import verify_repository
 from recommender.errors import GateError, InputError
 from tests.export.fixtures import perturb
+from tests.export.triton.grpc_server import grpc_serving
 from tests.export.triton.server import Refused, serving
 
 CONFIG, GRAPH = "models/recommender/config.pbtxt", "models/recommender/1/model.onnx"
@@ -112,10 +114,43 @@ def test_a_model_of_another_engine_is_not_replayed_here_and_told(repository: Pat
     assert found.replayed == () and found.not_replayed == ("recommender",)
 
 
-def test_a_server_of_the_repository_is_verified(written: Path) -> None:
-    with serving(written) as url:
+SERVERS = {"http": serving, "grpc": grpc_serving}
+
+
+@pytest.fixture(params=SERVERS)
+def server(request: pytest.FixtureRequest) -> Any:
+    """A small server over HTTP, and over gRPC."""
+    return SERVERS[request.param]
+
+
+def test_a_server_of_the_repository_is_verified(written: Path, server: Any) -> None:
+    with server(written) as url:
         found = verify_repository(written, url=url + "/")
     assert found.replayed == ("recommender",) and found.max_score_difference < 1e-5 and found.url == url + "/"
+
+
+def test_a_grpc_server_that_lists_its_numbers_is_verified(written: Path) -> None:
+    with grpc_serving(written, raw=False) as url:
+        assert verify_repository(written, url=url).max_score_difference < 1e-5
+
+
+def test_scores_of_minus_infinity_are_verified(few_left: Path, server: Any) -> None:
+    assert verify_repository(few_left).replayed == ("recommender",)
+    with server(few_left) as url:
+        assert verify_repository(few_left, url=url).requests == 1
+
+
+def test_null_stands_for_minus_infinity_and_for_no_other_score(few_left: Path, written: Path) -> None:
+    def nulls(count: int) -> Callable[[dict[str, Any]], None]:
+        def change(told: dict[str, Any]) -> None:
+            told["scores"]["data"][-count:] = [None] * count
+
+        return outputs(change)
+
+    with serving(few_left, nulls(6)) as url:
+        assert verify_repository(few_left, url=url).max_score_difference < 1e-5
+    with serving(few_left, nulls(7)) as url, pytest.raises(GateError, match="is off by inf"):
+        verify_repository(few_left, url=url)
 
 
 def outputs(change: Callable[[dict[str, Any]], None]) -> Callable[[str, dict[str, Any]], Any]:
@@ -166,13 +201,15 @@ def shorten(told: dict[str, Any]) -> None:
 
 WRONG = {
     "not ready": (refuse("ready", 503), "is not ready .status 503.*out of memory"),
+    "not ready and says so": (instead("ready", {"ready": False}), "is not ready"),
     "other version": (altered("metadata", versions=["2", "3"]), "has version 2, 3, not 1"),
+    "does not have the version": (refuse("metadata", 404), "version 1 of model 'recommender' is refused"),
     "other version answers": (altered("infer", model_version="7"), "answered as version 7, not 1"),
     "other inputs": (altered("metadata", inputs=[tensor("ids", -1, -1)]),
                      "input 'items' is missing"),
     "other shape": (altered("metadata", outputs=[tensor("top_items", -1, 5)]),
                     r"output 'top_items' is INT64 \[-1, 5\], not INT64 \[-1, 15\]"),
-    "refuses": (refuse("infer", 500), "refused .status 500.: out of memory"),
+    "refuses": (refuse("infer", 500), "refused .status (500|StatusCode.INTERNAL).: out of memory"),
     "swapped ranks": (outputs(swap_ranks), "it ranks otherwise"),
     "altered scores": (outputs(raise_scores), "is off by 0.01"),
     "missing output": (outputs(lambda told: told["answer"]["outputs"].pop()), "answers without scores"),
@@ -184,10 +221,22 @@ WRONG = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", WRONG)
+HTTP_ONLY = {"not ready", "no outputs", "no JSON", "no object"}
+GRPC_ONLY = {"not ready and says so"}
+
+
+@pytest.mark.parametrize("case", sorted(WRONG.keys() - GRPC_ONLY))
 def test_a_server_that_is_wrong_fails_with_what_is_wrong(case: str, written: Path) -> None:
     change, what = WRONG[case]
     with serving(written, change) as url, pytest.raises(GateError, match=what) as caught:
+        verify_repository(written, url=url)
+    assert url in str(caught.value)
+
+
+@pytest.mark.parametrize("case", sorted(WRONG.keys() - HTTP_ONLY))
+def test_a_grpc_server_that_is_wrong_fails_with_what_is_wrong(case: str, written: Path) -> None:
+    change, what = WRONG[case]
+    with grpc_serving(written, change) as url, pytest.raises(GateError, match=what) as caught:
         verify_repository(written, url=url)
     assert url in str(caught.value)
 
@@ -204,21 +253,46 @@ def test_a_swap_of_items_with_equal_scores_is_no_change_of_ranks(written: Path) 
         assert verify_repository(written, url=url).max_score_difference < 1e-3
 
 
-def test_a_server_without_the_model_is_told(written: Path, repository: Path) -> None:
+def test_a_server_without_the_model_is_told(written: Path, repository: Path, server: Any) -> None:
     (repository / "models/recommender").rename(repository / "models/another")
-    with serving(repository) as url, pytest.raises(GateError, match=r"'recommender' is refused .status 404"):
+    status = r"'recommender' is refused .status (404|StatusCode.NOT_FOUND)"
+    with server(repository) as url, pytest.raises(GateError, match=status):
         verify_repository(written, url=url)
 
 
-def test_a_server_that_is_down_is_told(written: Path) -> None:
+@pytest.mark.parametrize("scheme", ["http", "grpc"])
+def test_a_server_that_is_down_is_told(scheme: str, written: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{free.getsockname()[1]}"  # bound, and nobody listens
+        url = f"{scheme}://127.0.0.1:{free.getsockname()[1]}"  # bound, and nobody listens
         with pytest.raises(GateError, match="no server answers"):
             verify_repository(written, url=url)
 
 
-@pytest.mark.parametrize("url", ["localhost:8000", "ftp://host", "http://", "grpc://localhost:8001"])
+def test_a_port_of_the_other_protocol_is_no_server(written: Path) -> None:
+    with grpc_serving(written) as url, pytest.raises(GateError, match="does not speak HTTP"):
+        verify_repository(written, url=url.replace("grpc:", "http:"))
+    with serving(written) as url, pytest.raises(GateError, match="no server answers"):
+        verify_repository(written, url=url.replace("http:", "grpc:"))
+
+
+NO_ADDRESS = [
+    "localhost:8000", "ftp://host", "http://", "http://host:port", "http://[::1",
+    "grpc://", "grpc://localhost", "grpc://localhost:8001/v2", "grpcs://localhost:8001",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("url", NO_ADDRESS)
 def test_an_address_that_is_none_is_an_input_error(url: str, written: Path) -> None:
     with pytest.raises(InputError, match="no address of a server"):
         verify_repository(written, url=url)
+
+
+@pytest.mark.parametrize("missing", ["grpc", "tritonclient"])
+def test_grpc_without_its_client_says_what_to_install(
+    missing: str, written: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in [name for name in sys.modules if name.split(".")[0] == missing] or [missing]:
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(InputError, match=r'pip install "recpress\[triton\]"'):
+        verify_repository(written, url="grpc://localhost:8001")
