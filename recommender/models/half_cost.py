@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from recommender.cost import CostFormulas, Count, PartCost
+from recommender.cost import CostFormulas, Count, PartCost, PartName
 from recommender.models.cost import ID_BYTES, PRECISIONS, WIDTHS, cost_card, scoring_cost
 
 if TYPE_CHECKING:
@@ -29,13 +29,13 @@ def half_cost_card(
     formulas, stored = CostFormulas.model_validate(card), WIDTHS[PRECISIONS[own.weights]]
     saved, heads = stored - WIDTHS[kind], own.around.get("head", ())
     blocks = [block for body in model.bodies().values() for block in body.blocks]
-    parts = formulas.parts | {
+    changed: dict[PartName, PartCost] = {
         "embedding": _looked_up(own.embedding, WIDTHS[kind] / stored),
         "blocks": _less(formulas.parts["blocks"], saved * sum(map(_biases, blocks))),
         "head": _less(formulas.parts["head"], saved * sum(map(_biases, heads))),
         "scoring": scoring_cost(model.item_table(), WIDTHS[table_read]),
     }
-    return formulas.model_copy(update={"parts": parts}).model_dump(mode="json")
+    return formulas.model_copy(update={"parts": formulas.parts | changed}).model_dump(mode="json")
 
 
 def _looked_up(embedding: PartCost, share: float) -> PartCost:

@@ -43,12 +43,13 @@ def formulas_of(name: str, variant: VariantName) -> CostFormulas:
 
 
 def stored(model: ir.Model, type_: ir.DataType, *, of: set[str] | None = None) -> dict[str, int]:
-    """{weight: bytes} of a type; `of`: only those that such operators read, scalars aside."""
+    """{weight: bytes} of a type, single numbers aside; `of`: only those that such operators read."""
     found = {}
     for name, value in model.graph.initializers.items():
         readers = {node.op_type for node in value.consumers()}
-        if value.dtype == type_ and (of is None or readers & of):
-            found[name] = int(np.prod([int(size) for size in value.shape or ()])) * int(type_.itemsize)
+        size = int(np.prod([*map(int, value.shape or ())]))
+        if value.dtype == type_ and size > 1 and (of is None or readers & of):
+            found[name] = size * int(type_.itemsize)
     return found
 
 
