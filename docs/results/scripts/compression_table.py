@@ -2,10 +2,10 @@
 
 A line per candidate: quality against the teacher with its interval, NDCG@10 of head, middle and tail items,
 what it holds, and how long one user and 32 users take; in brackets how many times faster that is than the
-deepest model in torch, and than the float32 student as an artifact. Of a candidate that several reports hold, quality is that of the one that ranked most users (and left out where
-other candidates were ranked by more: such a report is for speed), times are those of the one that timed most
-batch sizes, the newest of several. Both ratios of a cell are of one report: milliseconds of different lines
-may not be.
+deepest model in torch, and than the float32 student as an artifact. Of a candidate that several reports hold,
+quality is that of the one that ranked most users (and left out where other candidates were ranked by more:
+such a report is for speed), times are those of the one that timed most batch sizes, the newest of several.
+Both ratios of a cell are of one report: milliseconds of different lines may not be.
 
 Run: python docs/results/scripts/compression_table.py RECIPE [--rows FILE] [--deep deep] [--against teacher]
 """
