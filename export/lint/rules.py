@@ -31,6 +31,7 @@ TENSORRT: Mapping[str, Rule] = {
     "float64": precision.float64,
     "element-type": precision.element_type,
     "precision": precision.promised,
+    "precision-cast": precision.precision_cast,
     "quantized-type": quantized.quantized_type,
     "zero-point": quantized.zero_point,
     "quantized-product": quantized.quantized_product,

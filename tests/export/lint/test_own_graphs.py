@@ -25,6 +25,8 @@ def test_the_canonical_graph_and_its_half_precision_pass(kind: str, exported: Pa
         ir.save(to_half(ir.load(path), kind), tmp_path / "half.onnx")  # type: ignore[arg-type]
         path = tmp_path / "half.onnx"
     assert errors(path, precision=kind, profiled=AXES) == []
+    found = lint(path, precision=kind)  # type: ignore[arg-type]
+    assert "precision-cast" not in {each.rule for each in found}
     assert errors(path, precision="int8") == ["precision"]
 
 

@@ -3,6 +3,7 @@
 import inspect
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,6 +16,7 @@ from tests.export.lint.violations import (
     RELU,
     VIOLATIONS,
     attention,
+    cast_up,
     clean,
     model,
     node,
@@ -26,7 +28,9 @@ from tests.export.lint.violations import (
     with_weight,
 )
 
-WARNINGS = {"operator-type", "gather-nd", "is-nan", "quantized-product", "half-denormal"}
+WARNINGS = {
+    "operator-type", "gather-nd", "is-nan", "precision-cast", "quantized-product", "half-denormal",
+}  # fmt: skip
 DOCS = Path(__file__).parents[3] / "docs" / "lint.md"
 
 
@@ -115,6 +119,63 @@ def test_a_promise_is_held_against_the_share_of_bytes(halves: int, severity: str
     made = model(RELU, weights=[weight(name, array) for name, array in zip("ab", stored, strict=True)])
     found = [each for each in lint_of(made, tmp_path, precision="fp16") if each.rule == "precision"]
     assert [each.severity for each in found] == ([severity] if severity else [])
+
+
+def constant(array: np.ndarray, out: str) -> onnx.NodeProto:
+    return node("Constant", out=out, value=weight("", array))
+
+
+@pytest.mark.parametrize(
+    ("halves", "severity"), [(0, "error"), (300, "error"), (900, "warning"), (20_000, None)]
+)
+def test_matrices_in_constant_nodes_count_as_weights_do(halves: int, severity: str, tmp_path: Path) -> None:
+    """`halves`: rows of 16 bytes beside 8,192 bytes of float32."""
+    made = model(
+        constant(np.ones((8, 256), np.float32), "w"),
+        *([constant(np.ones((halves, 8), np.float16), "h")] if halves else []),
+        node("MatMul", "x", "w"),
+    )
+    found = lint_of(made, tmp_path, precision="fp16")
+    assert [(each.rule, each.severity) for each in found] == ([("precision", severity)] if severity else [])
+
+
+def test_a_constant_in_half_precision_that_is_cast_up_is_found_through_a_transpose(tmp_path: Path) -> None:
+    made = model(
+        constant(np.ones((8, 8), np.float16), "w"),
+        node("Transpose", "w", out="t"),
+        node("Cast", "t", out="c", to=T.FLOAT),
+        node("MatMul", "x", "c"),
+    )
+    found = lint_of(made, tmp_path, precision="fp16")
+    assert [(each.rule, each.where) for each in found] == [("precision-cast", "MatMul 'the-MatMul'")]
+    assert "'w', stored in float16" in found[0].text
+
+
+@pytest.mark.parametrize("asked", [None, "fp32"])
+def test_where_no_less_than_float32_is_promised_a_cast_is_no_fault(asked: str | None, tmp_path: Path) -> None:
+    found = lint_of(cast_up(), tmp_path, precision=asked)
+    assert [each for each in found if each.rule == "precision-cast"] == []
+
+
+def test_only_the_product_that_makes_the_scores_may_read_its_matrix_cast_up(tmp_path: Path) -> None:
+    scoring = (
+        node("Cast", "table", out="wide", to=T.FLOAT),
+        node("Gemm", "user", "wide", out="all", transB=1),
+        node("ScatterElements", "all", "seen", "low", out="scores", axis=1),
+        node("TopK", "scores", "k", out=["y", "rows"]),
+    )
+    before = (node("Cast", "w", out="c", to=T.FLOAT), node("MatMul", "x", "c", out="user"))
+    given: dict[str, Any] = {
+        "inputs": [value("x", shape=(4, 8)), value("seen", T.INT64, (4, 2))],
+        "weights": [
+            weight("table", np.ones((9, 8), np.float16)), weight("w", np.ones((8, 8), np.float16)),
+            weight("k", np.array([3])), weight("low", np.ones((4, 2), np.float32)),
+        ],
+    }  # fmt: skip
+    both = lint_of(model(*before, *scoring, **given), tmp_path, precision="fp16")
+    assert [each.where for each in both if each.rule == "precision-cast"] == ["MatMul 'the-MatMul'"]
+    alone = lint_of(model(node("Relu", "x", out="user"), *scoring, **given), tmp_path, precision="fp16")
+    assert [each for each in alone if each.rule == "precision-cast"] == []
 
 
 def test_int8_that_is_promised_has_to_be_there(tmp_path: Path) -> None:

@@ -117,6 +117,15 @@ def halves(value_: float) -> onnx.ModelProto:
     )
 
 
+def cast_up(stored: Any = None) -> onnx.ModelProto:
+    """A product of float32 with a matrix that is stored in half precision."""
+    return model(
+        node("Cast", "w", out="c", to=T.FLOAT),
+        node("MatMul", "x", "c"),
+        weights=[weight("w", np.ones((8, 8), np.float16) if stored is None else stored)],
+    )
+
+
 def rotary_with_int32() -> onnx.ModelProto:
     inputs = [value("x", shape=("batch", 2, 4, 8)), value("at", T.INT32, ("batch", 4))]
     caches = [weight(name, np.ones((4, 4), np.float32)) for name in ("cos", "sin")]
@@ -212,6 +221,7 @@ VIOLATIONS: dict[str, Callable[[], Case]] = {
         )
     ),
     "precision": lambda: Case(with_weight(np.ones((8, 8), np.float32)), {"precision": "fp16"}),
+    "precision-cast": lambda: Case(cast_up(), {"precision": "fp16"}),
     "quantized-type": lambda: Case(quantized(np.uint8(0))),
     "zero-point": lambda: Case(quantized(np.int8(3))),
     "quantized-product": lambda: Case(one_sided_product()),
