@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from bench.providers import PROVIDERS, OrtDevice, cuda_device
 from recommender.cost import CostFormulas
 from recommender.errors import InputError, StageError, nearest
 from recommender.files import read_json
@@ -51,13 +53,17 @@ class Candidate:
 
 
 def resolve(
-    names: Sequence[str], by_seed: Mapping[int, Mapping[str, Bound]], ways: Sequence[Way] = (EAGER,)
+    names: Sequence[str],
+    by_seed: Mapping[int, Mapping[str, Bound]],
+    ways: Sequence[Way] = (EAGER,),
+    devices: Sequence[OrtDevice] = (),
 ) -> list[Candidate]:
     """The candidates of these names, in order: one per scorer, so an artifact with two variants gives two.
 
     The first scorer of a name (of an artifact: its default variant) gives a candidate of that name, the
     others `name:variant`. `ways`, of which the first is eager: those to run every checkpoint in torch; the
-    others give `name:way`. Raises InputError for a name that no stage binds, StageError when nothing opens it
+    others give `name:way`. `devices`: where onnxruntime runs every ONNX variant; all but the first give
+    `name:variant@device`. Raises InputError for a name that no stage binds, StageError when nothing opens it
     for every seed.
     """
     found: list[Candidate] = []
@@ -68,18 +74,30 @@ def resolve(
                     f"nothing is called {name!r} (seed {seed}){nearest(name, bounds)}", where="bench.compare"
                 )
         bound_by_seed = {seed: bounds[name] for seed, bounds in by_seed.items()}
-        found += _of_one_name(name, bound_by_seed, ways)
+        found += _of_one_name(name, bound_by_seed, ways, devices)
     return found
 
 
-def _of_one_name(name: str, bounds: Mapping[int, Bound], torch_ways: Sequence[Way]) -> list[Candidate]:
+def _of_one_name(
+    name: str, bounds: Mapping[int, Bound], torch_ways: Sequence[Way], devices: Sequence[OrtDevice]
+) -> list[Candidate]:
     """Variants that a seed's artifact does not hold are left out: which ones pay is decided per export."""
     ways = {
-        seed: {_way(ref): ref for scorer in bound.scorers for ref in _in_every_way(scorer, torch_ways)}
+        seed: {
+            _way(ref, devices): ref
+            for scorer in bound.scorers
+            for ref in _in_every_way(scorer, torch_ways, devices)
+        }
         for seed, bound in bounds.items()
     }
     first = next(iter(ways.values()))
     shared = [way for way in first if all(way in each for each in ways.values())]
+    if not shared and tuple(devices) == ("tensorrt",):
+        raise InputError(
+            f"no variant of {name!r} is a whole graph, which {PROVIDERS['tensorrt']} wants",
+            where="bench.onnxruntime",
+            fix="name cpu or cuda as well, or export it with the variant fp32",
+        )
     if not shared:
         said = "; ".join(f"seed {seed}: {', '.join(each) or 'no way'}" for seed, each in ways.items())
         raise StageError(f"nothing opens {name!r} for every seed ({said})", where="bench")
@@ -111,38 +129,70 @@ def left_out(names: Sequence[str], by_seed: Mapping[int, Mapping[str, Bound]]) -
     return said
 
 
-def _in_every_way(ref: ScorerRef, ways: Sequence[Way]) -> list[ScorerRef]:
-    """A checkpoint once for each way, anything else as it is; the opener's own way is eager."""
-    if ref.kind != "checkpoint" or ref.runtime != "torch":
+def not_whole(
+    names: Sequence[str], by_seed: Mapping[int, Mapping[str, Bound]], devices: Sequence[OrtDevice]
+) -> list[str]:
+    """In sentences: variants in parts, which do not run in onnxruntime's TensorRT provider."""
+    if "tensorrt" not in devices:
+        return []
+    refs = [(name, ref) for name in names for ref in next(iter(by_seed.values()))[name].scorers]
+    parts = [f"{name}:{_way(ref)}" for name, ref in refs if _placed(ref) and not _is_whole(ref)]
+    wants = f"{PROVIDERS['tensorrt']} wants whole graphs"
+    return [f"{part} is not compared on tensorrt: {wants} (fp32, fp16)." for part in parts]
+
+
+def _in_every_way(ref: ScorerRef, ways: Sequence[Way], devices: Sequence[OrtDevice] = ()) -> list[ScorerRef]:
+    """A checkpoint once for each way (the opener's own is eager), an ONNX variant once for each device where
+    any is named and it can run there, anything else as it is.
+    """
+    if ref.kind == "checkpoint" and ref.runtime == "torch":
+        return [ref if way == EAGER else replace(ref, options={**ref.options, "way": way}) for way in ways]
+    if not devices or not _placed(ref):
         return [ref]
-    return [ref if way == EAGER else replace(ref, options={**ref.options, "way": way}) for way in ways]
+    return [replace(ref, device=each) for each in devices if each != "tensorrt" or _is_whole(ref)]
+
+
+def _placed(ref: ScorerRef) -> bool:
+    """Whether `onnxruntime:` says where a scorer runs."""
+    return ref.runtime == "onnxruntime" and ref.device is None
+
+
+def _is_whole(ref: ScorerRef) -> bool:
+    """Whether the variant is one graph, not a body and a head."""
+    return "graph" in _entry(ref.path, ref.options.get("variant"))[1]
 
 
 def runnable(found: Sequence[Candidate], device: str) -> tuple[list[Candidate], list[str]]:
     """The candidates that run where only `device` is used, and in sentences those that do not."""
-    foreign = [each for each in found if each.ref.device not in (None, "cpu", device)]
+    foreign = [each for each in found if cuda_device(each.ref.device or "cpu") not in (None, device)]
     said = [f"{each.name} is not compared: it runs on {each.ref.device} only." for each in foreign]
     return [each for each in found if each not in foreign], said
 
 
-def _way(ref: ScorerRef) -> str:
+def _way(ref: ScorerRef, devices: Sequence[OrtDevice] = ()) -> str:
     """What tells the scorers of one name apart."""
-    return str(ref.options.get("variant") or ref.options.get("way") or ref.runtime)
+    way = str(ref.options.get("variant") or ref.options.get("way") or ref.runtime)
+    return f"{way}@{ref.device}" if ref.runtime == "onnxruntime" and ref.device in devices[1:] else way
 
 
 def manifest_entry(candidate: Candidate) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """The manifest of an artifact and its entry of the candidate's variant."""
-    manifest = read_json(candidate.bound.path / "manifest.json")
+    return _entry(candidate.bound.path, candidate.variant)
+
+
+def _entry(artifact: Path, variant: str | None) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """The same by the folder and the name of the variant; None: its default one."""
+    manifest = read_json(artifact / "manifest.json")
     try:
         entries = {str(entry["name"]): entry for entry in manifest["variants"]}
-        return manifest, entries[candidate.variant or manifest["default_variant"]]
+        return manifest, entries[variant or manifest["default_variant"]]
     except (KeyError, TypeError) as error:
-        raise broken(candidate, error) from error
+        raise broken(artifact, error) from error
 
 
-def broken(candidate: Candidate, error: Exception) -> InputError:
+def broken(artifact: Path, error: Exception) -> InputError:
     """What to say of a manifest that does not hold what it should."""
-    where = str(candidate.bound.path / "manifest.json")
+    where = str(artifact / "manifest.json")
     return InputError(f"broken manifest ({error!r})", where=where, fix="export the artifact again")
 
 
@@ -209,4 +259,4 @@ def device_of(ref: ScorerRef, wanted: str) -> str:
         return wanted
     import onnxruntime
 
-    return "cuda" if "CUDAExecutionProvider" in onnxruntime.get_available_providers() else "cpu"
+    return "cuda" if PROVIDERS["cuda"] in onnxruntime.get_available_providers() else "cpu"

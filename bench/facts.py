@@ -115,7 +115,7 @@ def _artifact_facts(candidate: Candidate, parent: str | None) -> Facts:
     try:
         size = sum(int(manifest["files"][name]["size_bytes"]) for name in set(entry["files"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise broken(candidate, error) from error
+        raise broken(candidate.bound.path, error) from error
     return Facts(
         of=parent,
         precision=entry.get("precision"),

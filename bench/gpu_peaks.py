@@ -1,7 +1,7 @@
 """What a GPU does at best: moving memory and multiplying matrices in each precision, by CUDA events.
 
 fp32 is with TF32 off; tf32 is float32 data whose products are rounded to TF32, as torch does it on request
-and onnxruntime by itself.
+and onnxruntime's TensorRT provider by itself.
 """
 
 import time

@@ -106,11 +106,12 @@ def gpu_machine(
 
 
 def runs_in_tf32(candidate: Candidate) -> bool:
-    """Whether float32 products of a candidate on a GPU are rounded to TF32: where torch is asked to, and
-    in onnxruntime, which does it unasked.
+    """Whether float32 products of a candidate on a GPU are rounded to TF32: where torch or the build of an
+    engine is asked to, and in onnxruntime's TensorRT provider, which does it unasked.
     """
     if candidate.kind == "artifact":
-        return str(manifest_entry(candidate)[1].get("runtime", candidate.ref.runtime)) == "onnxruntime"
+        engine = manifest_entry(candidate)[1].get("engine")
+        return candidate.ref.device == "tensorrt" or (engine is not None and bool(engine["flags"]["tf32"]))
     return candidate.way is not None and WAYS[candidate.way].precision == "tf32"  # type: ignore[index]
 
 

@@ -20,6 +20,7 @@ from bench.gpu_roofline import GpuPeaks, gpu_machine, runs_in_tf32
 from bench.latency import Timed
 from bench.loads import Load
 from bench.peaks import Shape, last_level_cache
+from bench.providers import cuda_device
 from bench.report import wording
 from bench.report.roofline_parts import GpuMachine
 from bench.stage import BenchConfig
@@ -132,7 +133,7 @@ def measure_roofline(
 
 def _gpu(settings: RooflineSettings, config: BenchConfig, timings: Timings) -> GpuPeaks | None:
     """The GPU that candidates ran on; None where none did."""
-    used = [device for device in timings.devices.values() if device.startswith("cuda")]
+    used = [found for device in timings.devices.values() if (found := cuda_device(device)) is not None]
     if not used:
         return None
     return GpuPeaks(

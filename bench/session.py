@@ -15,6 +15,7 @@ from bench.candidates import (
     device_of,
     formulas_of,
     left_out,
+    not_whole,
     resolve,
     runnable,
 )
@@ -24,6 +25,7 @@ from bench.facts import facts
 from bench.findings import findings
 from bench.noise import aa_half_widths
 from bench.provenance import provenance
+from bench.providers import check_devices
 from bench.quality import LISTED, Judged, drawn_users, judge, slices_of, write_ranks
 from bench.rank_changes import rank_changes
 from bench.report import files
@@ -59,7 +61,9 @@ def measure_all(config: BenchConfig, inputs: Mapping[str, Bound], context: Conte
     """
     for way in config.torch:
         check_way(way, context.device)
-    found = resolve(config.compare, context.by_seed or {context.seed: inputs}, config.torch)
+    check_devices(config.onnxruntime, context.device)
+    by_seed = context.by_seed or {context.seed: inputs}
+    found = resolve(config.compare, by_seed, config.torch, config.onnxruntime)
     found, foreign = runnable(found, context.device)
     for candidate in found:
         longest = min(max(*context.evaluation.ks, LISTED, config.k), context.prepared.n_items)
@@ -69,8 +73,9 @@ def measure_all(config: BenchConfig, inputs: Mapping[str, Bound], context: Conte
     threads = config.threads or context.threads or usable_cores()
     against = next(each.name for each in found if each.bound.name == config.reference)
     timings = time_all(config, found, against, context, threads)
-    unshared = left_out(config.compare, context.by_seed or {context.seed: inputs})
-    timings = replace(timings, notes=[*timings.notes, *unshared, *foreign])
+    unshared = left_out(config.compare, by_seed)
+    in_parts = not_whole(config.compare, by_seed, config.onnxruntime)
+    timings = replace(timings, notes=[*timings.notes, *unshared, *in_parts, *foreign])
     roofline, timings = _roofline(config, found, timings, context)
     users = drawn_users(context.split, config.users, context.seed)
     evidence = _judge(found, timings, context, threads, users)

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from bench.config import CostSettings, OpenLoopSettings, RooflineSettings
+from bench.providers import OrtDevice, missing
 from recommender.errors import nearest
 from recommender.stage import Bound, Context, Kind, Measures, Outputs, Shape, StageConfig
 from recommender.ways import EAGER, Way
@@ -29,6 +30,12 @@ class BenchConfig(StageConfig):
         description="ways to run every checkpoint in torch, eager first; the others give a candidate "
         "NAME:WAY each. bf16, tf32: its products in that precision; compile: one compiled program per "
         "call; graphs: that through CUDA graphs (tf32 and graphs: on CUDA only)",
+    )
+    onnxruntime: tuple[OrtDevice, ...] = Field(
+        (),
+        description="where onnxruntime runs every ONNX variant of the artifacts: its provider for cpu, cuda, "
+        "tensorrt (whole graphs only). Beyond the first each gives a candidate NAME:VARIANT@DEVICE. One that "
+        "is missing ends the bench. []: on the device of the run, on the CPU where onnxruntime has no CUDA",
     )
     batch_sizes: tuple[Positive, ...] = Field(
         (1, 32, 256), min_length=1, description="users per call that are timed"
@@ -86,7 +93,7 @@ class BenchConfig(StageConfig):
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
-        for name in ("compare", "torch", "batch_sizes", "loads", "profiles"):
+        for name in ("compare", "torch", "onnxruntime", "batch_sizes", "loads", "profiles"):
             values = getattr(self, name)
             twice = [value for value in dict.fromkeys(values) if values.count(value) > 1]
             if twice:
@@ -114,6 +121,11 @@ class BenchConfig(StageConfig):
     def reference(self) -> str:
         """The name that ratios refer to."""
         return self.against or self.compare[0]
+
+    def lacking(self) -> str | None:
+        """That onnxruntime has no provider which is asked for."""
+        found = missing(self.onnxruntime)
+        return None if found is None else ": ".join(found)
 
     def problems(self, known: Mapping[str, Shape]) -> list[tuple[str, str]]:
         """`against` has to be one of those that are compared; profiles belong to `profiles` alone."""

@@ -13,6 +13,7 @@ from bench.crew import TWIN, Crew, Limits
 from bench.device_work import CALLS, DeviceWork
 from bench.latency import Timed, Turn, latency, measure
 from bench.loads import USERS, Load, make_load
+from bench.providers import cuda_device
 from bench.report.schema import Energy, Latency
 from bench.saturation import OpenLoopResult, probe
 from bench.stage import BenchConfig
@@ -149,7 +150,7 @@ class _Tracing:
 
     def __init__(self, devices: Mapping[str, str]) -> None:
         self.notes: list[str] = []
-        self.names = {name for name, device in devices.items() if device.startswith("cuda")}
+        self.names = {name for name, device in devices.items() if cuda_device(device) is not None}
 
     def measure(self, crew: Crew, k: int) -> dict[str, DeviceWork]:
         """Over the load that was sent last; a candidate that cannot be traced is noted and asked no more."""
@@ -173,10 +174,11 @@ class _Power:
     def __init__(self, config: BenchConfig, devices: Mapping[str, str]) -> None:
         self.notes: list[str] = []
         self.found: dict[str, list[Energy]] = {}
-        used = dict.fromkeys(devices.values()) if config.energy else ()
-        meters = {device: energy.meter(device, note=self.notes.append) for device in used}
+        places = {name: cuda_device(device) or device for name, device in devices.items()}
+        used = dict.fromkeys(places.values()) if config.energy else ()
+        meters = {place: energy.meter(place, note=self.notes.append) for place in used}
         self.meters = {
-            name: meter for name, device in devices.items() if (meter := meters.get(device)) is not None
+            name: meter for name, place in places.items() if (meter := meters.get(place)) is not None
         }
 
     def measure(self, crew: Crew, load: Load, k: int) -> None:

@@ -182,6 +182,29 @@ def refreshed_entry(
     return {**entry, **_places(made, plan, files), "engine": {**told, "refitted": True}}
 
 
+def build_engine(
+    name: VariantName, graph: ir.Model, folder: Path, order: EngineOrder, *, length: int, top_k: int
+) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """Write `NAME.onnx` and the engine that is built from it, `NAME.plan`, into a folder.
+
+    `graph`: as `engine_graph` makes it, for histories of `length`. Gives the names of the graph's files, and
+    what `tensorrt.open_engine` reads under `engine`. Raises as `engine_entry` does.
+    """
+    device, config = gpu_for([name]), order.config
+    source = folder / f"{name}.onnx"
+    files, refittable = save_onnx(graph, source), weights_of_table(graph) if config.refittable else ()
+    with told_as_ours():
+        facts = tensorrt.build(
+            source, folder / f"{name}.plan", config.asked(order.cache, refittable), precision=ENGINE[name],
+            check=order.check, device=device, progress=order.progress,
+        )  # fmt: skip
+    told = {
+        **facts, "length": length, "seen": order.seen, "top_k": top_k, "cuda_graphs": config.cuda_graphs,
+        "asked": config.model_dump(mode="json"),
+    }  # fmt: skip
+    return files, told
+
+
 def _built(
     name: VariantName,
     graph: ir.Model,
@@ -192,36 +215,27 @@ def _built(
 ) -> dict[str, Any]:
     from export.entries import sizes
 
-    device, config = gpu_for([name]), order.config
-    source, plan = catalogue / f"{name}.onnx", catalogue / f"{name}.plan"
-    files, refittable = save_onnx(graph, source), weights_of_table(graph) if config.refittable else ()
-    with told_as_ours():
-        facts = tensorrt.build(
-            source, plan, config.asked(order.cache, refittable), precision=ENGINE[name], check=order.check,
-            device=device, progress=order.progress,
-        )  # fmt: skip
+    same = sizes(manifest)
+    files, told = build_engine(name, graph, catalogue, order, length=length, top_k=same["top_k"])
     if not (catalogue.parent / RUNNER).exists():
         shutil.copyfile(str(tensorrt.__file__), catalogue.parent / RUNNER)
-    machine, same = device.machine(), sizes(manifest)
-    batches = ", ".join(f"{low} to {high}" for low, _, high in config.profiles)
+    machine = tensorrt.Machine(**told["machine"])
+    batches = ", ".join(f"{low} to {high}" for low, _, high in order.config.profiles)
     return {
         "name": name,
         "about": f"a TensorRT engine for {machine.gpu}: histories of {length}, batches of {batches}",
         "precision": ENGINE[name],
-        **_places(catalogue, plan, files),
+        **_places(catalogue, catalogue / f"{name}.plan", files),
         "device": "cuda",
         "on_cpu": False,
         "runtime": "tensorrt",
         "runs_on": f"TensorRT {machine.tensorrt} on {machine.gpu} (device cuda)",
         "fixed_length": length,
-        "engine": {
-            **facts, "length": length, "seen": order.seen, "top_k": same["top_k"],
-            "cuda_graphs": config.cuda_graphs, "asked": config.model_dump(mode="json"),
-        },
+        "engine": told,
         **same,
         "format": "tensorrt",
         "max_length": length,
-    }  # fmt: skip
+    }
 
 
 def _places(catalogue: Path, plan: Path, files: tuple[str, ...]) -> dict[str, Any]:

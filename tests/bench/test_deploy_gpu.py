@@ -73,12 +73,15 @@ def test_a_line_that_is_no_row_is_told_with_its_number(table: ModuleType, tmp_pa
 @pytest.mark.parametrize(
     ("way", "device", "expected"),
     [
-        ("eager", "cuda", ("fp32", "fp32", False)),
-        ("tf32", "cuda", ("fp32", "fp32", True)),
-        ("graphs-bf16", "cuda:1", ("bf16", "bf16", False)),
-        ("bf16", "cpu", ("bf16", "fp32", False)),
-        ("aot-bf16", "cuda", ("bf16", "fp32", False)),
-        ("ort-cuda", "cuda", ("fp32", "fp32", False)),
+        ("eager", "cuda", ("fp32", "fp32", "fp32", False)),
+        ("tf32", "cuda", ("fp32", "fp32", "fp32", True)),
+        ("graphs-bf16", "cuda:1", ("bf16", "bf16", "bf16", False)),
+        ("bf16", "cpu", ("bf16", "fp32", "fp32", False)),
+        ("aot-bf16", "cuda", ("bf16", "fp32", "fp32", False)),
+        ("tensorrt-bf16", "cuda", ("bf16", "bf16", "fp32", False)),
+        ("tensorrt-fp16", "cuda", ("fp16", "fp16", "fp32", False)),
+        ("ort-cuda", "cuda", ("fp32", "fp32", "fp32", False)),
+        ("ort-tensorrt", "cuda", ("fp32", "fp32", "fp32", True)),
     ],
 )
 def test_the_peak_of_a_way_is_that_of_its_products(
@@ -163,7 +166,7 @@ def test_the_command_makes_its_table_on_a_processor_and_goes_on_where_it_stopped
     monkeypatch.syspath_prepend(SCRIPTS)
     command, table = importlib.import_module("deploy_gpu"), importlib.import_module("gpu_table")
     file = tmp_path / "rows.jsonl"
-    ways = ("eager", "bf16", "graphs", "ort-cuda")
+    ways = ("eager", "bf16", "graphs", "ort-cuda", "tensorrt-bf16")
 
     def run(batches: tuple[int, ...]) -> list[dict[str, Any]]:
         found = [table.Job("student", 60, way, batches) for way in ways]
@@ -187,6 +190,7 @@ def test_the_command_makes_its_table_on_a_processor_and_goes_on_where_it_stopped
     assert bf16["users_per_second"] == pytest.approx(1e3 / bf16["p50_ms"])
     skipped = {row["way"]: row["skipped"] for row in first[4:]}
     assert "needs CUDA" in skipped["graphs"] and "CUDAExecutionProvider" in skipped["ort-cuda"]
+    assert "needs a GPU" in skipped["tensorrt-bf16"]
     again = run((1, 4, 8))
     assert again[: len(first) + 1] == [machine, *first]
     assert [(row["way"], row["batch"]) for row in again[len(first) + 1 :]] == [(way, 8) for way in ways]

@@ -18,7 +18,7 @@ from bench.report import wording
 from bench.report.roofline_parts import GpuMachine
 from bench.report.roofline_tables import bound_table, gpu_table
 from bench.roofline import Measured, mean_work
-from recommender.scoring import ScorerRef
+from recommender.files import read_json, write_json
 from tests.bench.fakes import artifact, checkpoint
 from tests.bench.test_attained import evidence, formulas, load, timed
 
@@ -108,12 +108,21 @@ def test_a_precision_without_a_peak_is_named_and_left_out() -> None:
     assert row.compute_ms == pytest.approx(1e3 * (works["scoring"].flops + works["top_k"].flops) / 1e10)
 
 
-def test_onnxruntime_rounds_to_tf32_unasked_and_torch_on_request(tmp_path: Path) -> None:
+def test_the_provider_tensorrt_rounds_to_tf32_unasked_and_torch_and_engines_on_request(
+    tmp_path: Path,
+) -> None:
     made = {"x": checkpoint(tmp_path / "t", "x", [1]), "y": artifact(tmp_path / "o", "y", [1], of="x")}
     plain, tf32 = resolve(["x"], {1: made}, ["eager", "tf32"])
-    (onnx,) = resolve(["y"], {1: made})
-    assert [runs_in_tf32(each) for each in (plain, tf32, onnx)] == [False, True, True]
-    assert isinstance(onnx.ref, ScorerRef)
+    assert [runs_in_tf32(each) for each in (plain, tf32)] == [False, True]
+    manifest = read_json(made["y"].path / "manifest.json")
+    manifest["variants"][0]["graph"] = "fp32.onnx"
+    write_json(made["y"].path / "manifest.json", manifest)
+    cuda, tensorrt = resolve(["y"], {1: made}, devices=["cuda", "tensorrt"])
+    assert [runs_in_tf32(each) for each in (cuda, tensorrt)] == [False, True]
+    for flag in (False, True):
+        manifest["variants"][0]["engine"] = {"flags": {"tf32": flag}}
+        write_json(made["y"].path / "manifest.json", manifest)
+        assert runs_in_tf32(cuda) == flag
 
 
 def test_the_section_holds_rows_of_gpu_and_processor_side_by_side() -> None:

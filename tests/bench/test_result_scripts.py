@@ -86,3 +86,25 @@ def test_a_lost_or_doubled_user_is_seen(
     check = runpy.run_path(str(SCRIPTS / "score_million.py"))["check"]
     pl.DataFrame({"user_id": users, "rank": ranks}).write_parquet(tmp_path / "top.parquet")
     assert check(tmp_path / "top.parquet", pl.Series("user_id", ["a", "b"]), 2)["every_user_once"] is whole
+
+
+def test_times_are_divided_by_those_of_the_same_report_only() -> None:
+    lines = runpy.run_path(str(SCRIPTS / "compression_table.py"))["lines"]
+
+    def row(created: str, name: str, ms: float) -> dict[str, Any]:
+        latency = [{"load": "real", "batch": 1, "p50_ms": ms}]
+        quality = {"hr@10": 0.1, "ndcg@10": 0.05}
+        candidate = {"name": name, "quality": quality, "slices": [], "latency": latency}
+        return {"created": created, "evaluation": {"users": 9}, "candidate": candidate}
+
+    rows = [
+        row("a", "deep", 10.0), row("a", "student-onnx", 1.0), row("a", "int8", 0.8),
+        row("b", "deep", 5.0), row("b", "student-onnx", 0.5), row("b", "zeros", 0.5),
+    ]  # fmt: skip
+    table = lines(rows, yardsticks=("deep", "student-onnx"), against="teacher", load="real")
+    assert {line[0]: line[-2] for line in table} == {
+        "deep": "5.00 (1.00x, 0.10x)",  # the newer report
+        "student-onnx": "0.50 (10.0x, 1.00x)",
+        "int8": "0.80 (12.5x, 1.25x)",  # a slower hour: divided by what was timed beside it
+        "zeros": "0.50 (10.0x, 1.00x)",
+    }

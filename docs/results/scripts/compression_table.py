@@ -1,9 +1,10 @@
 """The table of docs/results/compression.md, from rows that collect.py took out of the reports.
 
 A line per candidate: quality against the teacher with its interval, NDCG@10 of head, middle and tail items,
-what it holds, and how long one user and 32 users take, as a multiple of the deepest model in torch. Of a
-candidate that several reports hold, quality is that of the one that ranked most users, times are those of the
-one that timed most batch sizes, the newest of several; ratios of time are those of one report.
+what it holds, and how long one user and 32 users take; in brackets how many times faster that is than the
+deepest model in torch, and than the float32 student as an artifact. Of a candidate that several reports hold,
+quality is that of the one that ranked most users, times are those of the one that timed most batch sizes, the
+newest of several. Both ratios of a cell are of one report: milliseconds of different lines may not be.
 
 Run: python docs/results/scripts/compression_table.py RECIPE [--rows FILE] [--deep deep] [--against teacher]
 """
@@ -28,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("recipe", help="name of the recipe that made the rows")
     parser.add_argument("--rows", type=Path, default=ROWS)
     parser.add_argument("--deep", default="deep", help="the candidate that speeds refer to")
+    parser.add_argument("--student", default="student-onnx", help="the float32 artifact, likewise")
     parser.add_argument("--against", default="teacher")
     parser.add_argument("--load", default="real", choices=("real", "full"))
     parser.add_argument("--all", action="store_true", help="canonical graphs, too")
@@ -38,15 +40,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = [row for row in rows if row.get("recipe") == options.recipe]
     print(f"| {' | '.join(HEADER[shown])} |\n|---{'|---:' * (len(HEADER[shown]) - 1)}|")
     for line in lines(
-        rows, deep=options.deep, against=options.against, load=options.load, everything=options.all
-    ):
+        rows, yardsticks=(options.deep, options.student), against=options.against, load=options.load,
+        everything=options.all,
+    ):  # fmt: skip
         print(f"| {' | '.join(line[shown])} |")
 
 
 def lines(
-    rows: Sequence[dict[str, Any]], *, deep: str, against: str, load: str, everything: bool = False
-) -> Iterator[list[str]]:
+    rows: Sequence[dict[str, Any]], *, yardsticks: Sequence[str], against: str, load: str,
+    everything: bool = False,
+) -> Iterator[list[str]]:  # fmt: skip
     """The cells of each candidate, in the order in which the rows first name it.
+
+    `yardsticks`: the candidates that times are divided into, each by those of the same report.
 
     Unless `everything` is wanted, the canonical graph of an artifact that has `fast`, too, is left out.
     """
@@ -59,7 +65,10 @@ def lines(
         for row in rows
         if "comparison" in row
     }
-    slow = {row["created"]: row["candidate"].get("latency", []) for row in reports.get(deep, ())}
+    compared = [
+        {row["created"]: row["candidate"].get("latency", []) for row in reports.get(name, ())}
+        for name in yardsticks
+    ]
     for name, own in reports.items():
         if not everything and (f"{name}:fast" in reports or name.endswith(":fp32")):
             continue
@@ -67,6 +76,7 @@ def lines(
         judged = max(reversed(own), key=lambda row: row["evaluation"]["users"])
         timed = max(reversed(own), key=lambda row: len(row["candidate"].get("latency", [])))
         found, spent = judged["candidate"], timed["candidate"]
+        beside = [of.get(timed["created"], []) for of in compared]
         parts = {each["bin"]: each["quality"] for each in found["slices"] if each["by"] == "popularity"}
         yield [
             name,
@@ -77,10 +87,7 @@ def lines(
             f"{found['body_parameters']:,}" if "body_parameters" in found else "",
             f"{found['size_bytes'] / 1e6:.2f}" if "size_bytes" in found else "",
             f"{spent['peak_memory_bytes'] / 1e6:.0f}" if "peak_memory_bytes" in spent else "",
-            *(
-                _time(spent.get("latency", []), slow.get(timed["created"], []), load, batch)
-                for batch in (1, 32)
-            ),
+            *(_time(spent.get("latency", []), beside, load, batch) for batch in (1, 32)),
         ]
 
 
@@ -91,15 +98,22 @@ def _ratio(comparison: dict[str, Any] | None) -> str:
     return f"{of['ratio']:.1%} ({of['ci95'][0] * 100:.1f} to {of['ci95'][1] * 100:.1f})"
 
 
-def _time(own: Sequence[dict[str, Any]], slow: Sequence[dict[str, Any]], load: str, batch: int) -> str:
-    """`0.15 (47x)`: median milliseconds, and how many times faster than the reference of the same report."""
-    mine, theirs = (
+def _time(
+    own: Sequence[dict[str, Any]], others: Sequence[Sequence[dict[str, Any]]], load: str, batch: int
+) -> str:
+    """`0.33 (25.1x, 1.02x)`: median milliseconds, and how many times faster than each of the others."""
+    mine, *theirs = (
         next((row["p50_ms"] for row in rows if (row["load"], row["batch"]) == (load, batch)), None)
-        for rows in (own, slow)
+        for rows in (own, *others)
     )
     if mine is None:
         return ""
-    return f"{mine:.2f}" + (f" ({theirs / mine:.1f}x)" if theirs else "")
+    ratios = [_times(each / mine) for each in theirs if each]
+    return f"{mine:.2f}" + (f" ({', '.join(ratios)})" if ratios else "")
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.1f}x" if ratio >= 2 else f"{ratio:.2f}x"
 
 
 if __name__ == "__main__":

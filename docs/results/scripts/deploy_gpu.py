@@ -4,15 +4,16 @@ A Llama-shaped teacher of 32 blocks and a student of 4: hidden 512, 8 heads, fee
 of 64 numbers, full histories of 50 items that must not come back, lists of 10. Catalogues of 12,000, 100,000
 and 1,000,000 items; 1, 32, 256 and 1024 users a call. Weights are random: speed does not hang on them, and no
 data set is needed. Ways: torch eager in float32, TF32 and bf16, compiled, through CUDA graphs; AOTInductor
-packages with CUDA graphs; onnxruntime's CUDA and TensorRT providers. A way that this host lacks has its
-reason as a row.
+packages and native TensorRT engines (bf16, fp16) with CUDA graphs; onnxruntime's CUDA and TensorRT providers.
+A way that this host lacks has its reason as a row.
 
 Each way sits in a child process and takes turns with eager float32 in another (`recpress bench`'s
 machinery). The most important cells come first. A row is appended as soon as it is measured; what is there
 already is not measured again, so the command can be repeated until nothing is left.
 
 Run: python docs/results/scripts/deploy_gpu.py --out docs/results/raw/deploy_gpu.jsonl [--quick]
-Needs, beside torch and transformers: pydantic; for energy nvidia-ml-py; for AOTInductor and ONNX optimum.
+Needs, beside torch and transformers: pydantic; for energy nvidia-ml-py; for AOTInductor, ONNX and engines
+optimum; for engines TensorRT 10.12 to 11.x.
 """
 
 import argparse
@@ -27,8 +28,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gpu_candidates import EVERY_WAY, SIZES, K, Size, build, precisions, reference_to
-from gpu_table import BATCHES, Job, Table, jobs
+from gpu_candidates import BATCHES, EVERY_WAY, SIZES, K, Precisions, Size, build, precisions, reference_to
+from gpu_table import Job, Table, jobs
 
 from bench import energy
 from bench.child import Child, ChildFailed
@@ -62,7 +63,7 @@ class Measuring:
     seconds: float  # of timed calls, per cell
     burst: float  # of calls between two readings of the energy
     cache: Path
-    formulas: dict[tuple[str, str], CostFormulas] = field(default_factory=dict)
+    formulas: dict[tuple[str, Precisions], CostFormulas] = field(default_factory=dict)
 
     @property
     def left(self) -> float:
@@ -176,24 +177,30 @@ class Measuring:
         return {} if spent is None else {"watts": spent.watts, "joules_per_user": spent.joules_per_user}
 
     def _roofline(self, job: Job, timed: Timed) -> dict[str, Any]:
-        body, table, tf32 = precisions(job.way, self.device)
-        formulas = self._formulas(job.model, body, table)
+        computes = precisions(job.way, self.device)
+        formulas = self._formulas(job.model, computes)
         works = mean_work(formulas, timed.load, K, job.items + 1)
         machine = self.table.machine
         assert machine is not None
-        row = gpu_row(job.way, timed, formulas, works, machine, tf32=tf32)
+        row = gpu_row(job.way, timed, formulas, works, machine, tf32=computes.tf32)
         told = ("flops", "bytes", "compute_ms", "bandwidth_ms", "bound_ms", "bound_by", "precision",
                 "share_of_bound", "share_on_device")  # fmt: skip
         return row.model_dump(include=set(told), exclude_none=True)
 
-    def _formulas(self, model: str, body: str, table: str) -> CostFormulas:
-        """What a call costs, counted from a model of one item: how many there are is told for each cell."""
+    def _formulas(self, model: str, computes: Precisions) -> CostFormulas:
+        """What a call costs, counted from a model of one item: how many there are is told for each cell.
+
+        Bytes are those of the table as it is stored, and its product counts as what it computes in.
+        """
         from recommender.models.cost import cost_card
 
-        if (model, body + table) not in self.formulas:
-            card = cost_card(build(self.sizes[model], 1), precision=body, table_precision=table)
-            self.formulas[model, body + table] = CostFormulas.model_validate(card)
-        return self.formulas[model, body + table]
+        key = (model, computes)
+        if key not in self.formulas:
+            one = build(self.sizes[model], 1)
+            card = cost_card(one, precision=computes.body, table_precision=computes.table)
+            found = CostFormulas.model_validate(card)
+            self.formulas[key] = found.model_copy(update={"table_precision": computes.scoring})
+        return self.formulas[key]
 
 
 def groups(every: Sequence[Job]) -> list[tuple[tuple[str, int], list[Job]]]:
@@ -235,7 +242,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--retry", action="store_true", help="measure again what was skipped before")
     parser.add_argument(
         "--cache", type=Path, default=Path(tempfile.gettempdir()) / "recpress-deploy-gpu",
-        help="folder of compiled packages",
+        help="folder of compiled packages and engines, used again where they fit this machine",
     )  # fmt: skip
     parser.add_argument("--tiny", action="store_true", help="models of a few numbers, to try the command out")
     return parser.parse_args(given)

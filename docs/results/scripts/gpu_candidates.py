@@ -9,24 +9,32 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from recommender.errors import InputError
+from recommender.files import complete_folder, read_json, write_json
 from recommender.scoring import HistoryArrays, Scorer, ScorerRef, TopK
 from recommender.ways import WAYS
 
 K = 10
+BATCHES = (1, 32, 256, 1024)
 AOT = {"aot": "fp32", "aot-bf16": "bf16"}
 ONNX = {"ort-cuda": "CUDAExecutionProvider", "ort-tensorrt": "TensorrtExecutionProvider"}
+ENGINES = {"tensorrt-bf16": "bf16", "tensorrt-fp16": "fp16"}
+"""Native TensorRT engines. Not tensorrt-fp8: its ranges come from real histories, and here are none."""
+ENGINE_FACTS = "engine.json"
+"""What a cached engine is tied to, beside it."""
 EVERY_WAY = (
     "eager",
     "graphs-bf16",
     "aot-bf16",
     "bf16",
+    "tensorrt-bf16",
     "graphs",
     "compile-bf16",
+    "tensorrt-fp16",
     "aot",
     "tf32",
     "compile",
@@ -68,6 +76,9 @@ def reference_to(way: str, size: Size, n_items: int, *, batches: Sequence[int], 
     if way in AOT:
         options |= {"way": way, "batches": list(batches)}
         opener = "gpu_candidates:open_aot"
+    elif way in ENGINES:
+        options |= {"way": way, "batches": list(BATCHES)}  # of the whole table, so that it is built once
+        opener = "gpu_candidates:open_tensorrt"
     elif way in ONNX:
         options |= {"provider": ONNX[way]}
         opener = "gpu_candidates:open_onnx"
@@ -77,16 +88,28 @@ def reference_to(way: str, size: Size, n_items: int, *, batches: Sequence[int], 
     return ScorerRef(way, "checkpoint", "torch", cache, opener, options)
 
 
-def precisions(way: str, device: str) -> tuple[str, str, bool]:
-    """(of the blocks, of the item table, whether float32 products are rounded to TF32) of a way."""
+class Precisions(NamedTuple):
+    """What a way computes in and stores, for the roofline."""
+
+    body: str  # products of the blocks and around them
+    table: str  # the item table, as it is stored
+    scoring: str  # the product with it
+    tf32: bool = False  # whether float32 products are rounded to TF32
+
+
+def precisions(way: str, device: str) -> Precisions:
+    """Those of a way on a device."""
     if way in AOT:
-        return AOT[way], "fp32", False
+        return Precisions(AOT[way], "fp32", "fp32")
+    if way in ENGINES:
+        return Precisions(ENGINES[way], ENGINES[way], "fp32")  # rows are cast for the last product
     if way in ONNX:
-        return "fp32", "fp32", way == "ort-tensorrt"
+        return Precisions("fp32", "fp32", "fp32", tf32=way == "ort-tensorrt")
     chosen = WAYS[way]  # type: ignore[index]
     if chosen.precision == "bf16":
-        return "bf16", "bf16" if device.startswith("cuda") else "fp32", False
-    return "fp32", "fp32", chosen.precision == "tf32"
+        table = "bf16" if device.startswith("cuda") else "fp32"
+        return Precisions("bf16", table, table)
+    return Precisions("fp32", "fp32", "fp32", tf32=chosen.precision == "tf32")
 
 
 def open_torch(
@@ -132,8 +155,78 @@ def open_aot(
     return Engine(aot.open_engine(package, entry, threads, kind))
 
 
+def open_tensorrt(
+    path: Path, *, device: str, threads: int, way: str, size: Mapping[str, int], n_items: int,
+    batches: Sequence[int],
+) -> Scorer:  # fmt: skip
+    """A TensorRT engine as an artifact holds it, tuned for these batch sizes, replayed as CUDA graphs.
+
+    Built here unless `path` holds one that fits this GPU, driver and TensorRT. Raises InputError where one of
+    them is missing.
+    """
+    if not device.startswith("cuda"):
+        raise InputError(
+            f"an engine needs a GPU, and the device is {device!r}", where=way, fix="--device cuda"
+        )
+    try:
+        from export import engines, tensorrt
+        from export.tensorrt_config import TensorrtConfig
+    except ImportError as error:
+        raise InputError(f"engines cannot be made here: {error}", where=way) from error
+    gpu = engines.gpu_for([way])
+    config = TensorrtConfig(profiles=profiles(batches))
+    order = engines.EngineOrder(config, path, longest=size["length"])
+    numbers = "-".join(str(value) for value in size.values())
+    folder = path / f"{way}-{numbers}-{n_items}"
+    if not fits(folder, order, size["length"], gpu.machine()):
+        make_engine(folder, way, order, Size(**size), n_items)
+    entry = {"engine": read_json(folder / ENGINE_FACTS)}
+    with engines.told_as_ours():
+        return Engine(tensorrt.open_engine(folder / f"{way}.plan", entry, threads, "cuda"))
+
+
+def profiles(batches: Sequence[int]) -> tuple[tuple[int, int, int], ...]:
+    """One for each batch size: (the one after the last profile's largest, tuned for, largest)."""
+    every = sorted(batches)
+    return tuple((low + 1, high, high) for low, high in zip([0, *every], every, strict=False))
+
+
+def fits(folder: Path, order: Any, length: int, here: Any) -> bool:
+    """Whether a folder holds the engine that is asked for, and it was built for a machine like this one."""
+    from export import tensorrt
+
+    if not (folder / ENGINE_FACTS).is_file():
+        return False
+    told = read_json(folder / ENGINE_FACTS)
+    asked = {"asked": order.config.model_dump(mode="json"), "length": length, "seen": order.seen, "top_k": K}
+    if any(told[key] != value for key, value in asked.items()):
+        return False
+    try:
+        tensorrt.check_machine(told["machine"], told["flags"], here)
+    except tensorrt.UnfitError:
+        return False  # it is built again
+    return True
+
+
+def make_engine(folder: Path, way: str, order: Any, size: Size, n_items: int) -> None:
+    """Write the engine, and what there is to say of it, in the place of what the folder held."""
+    import onnx_ir as ir
+
+    from export.engines import build_engine, engine_graph
+    from export.onnx import export_onnx
+
+    with complete_folder(folder) as made, tempfile.TemporaryDirectory(dir=made.parent) as whole:
+        file = Path(whole) / "model.onnx"
+        export_onnx(build(size, n_items), file, top_k=K)
+        graph = engine_graph(way, ir.load(file), order, length=size.length, n_items=n_items)
+        files, told = build_engine(way, graph, made, order, length=size.length, top_k=K)
+        for each in files:  # the graph has done its duty
+            (made / each).unlink()
+        write_json(made / ENGINE_FACTS, told)
+
+
 class Engine:
-    """A package as a scorer of lists of `K`."""
+    """A package or an engine as a scorer of lists of `K`."""
 
     def __init__(self, package: Any) -> None:
         self.package = package

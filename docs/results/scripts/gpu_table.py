@@ -7,11 +7,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gpu_candidates import EVERY_WAY, SIZES
+from gpu_candidates import BATCHES, EVERY_WAY, SIZES
 
 from bench.report.roofline_parts import GpuMachine
 
-BATCHES = (1, 32, 256, 1024)
 ENDS, MIDDLE = (1, 1024), (32, 256)
 MAIN = ("eager", "graphs-bf16", "aot-bf16", "bf16")
 
