@@ -5,7 +5,7 @@ from typing import Literal
 
 from bench.quality import key_metric
 from bench.report import wording
-from bench.report.parts import Finding, QualityRatio, SliceRatio
+from bench.report.parts import Finding, QualityRatio, SliceRatio, Zeros
 from bench.report.schema import CandidateReport, Comparison, Report, Speedup
 
 NON_INFERIOR = 0.97
@@ -209,19 +209,32 @@ DENSE = ("torch", "onnxruntime", "aot")
 def _zeros(report: Report) -> Iterator[Finding]:
     """Zeros among weights bring nothing where they are stored and multiplied densely."""
     for each in report.candidates:
-        if each.zeros is None or each.runtime not in DENSE:
+        if each.zeros is None or (why := _unused(each.runtime, each.zeros)) is None:
             continue
         shares = [(each.zeros.of_body_parameters, "its body"), (each.zeros.of_everything, "everything")]
         of = ", ".join(f"{share:.0%} of {whole}" for share, whole in shares if share is not None)
         more = f" ({of})" if of else ""
         said = (
             f"{each.name}: {each.zeros.of_body_matrices:.0%} of the weights in the matrices of its blocks "
-            f"are zeros{more}, which save neither time nor memory here: {each.runtime} stores and multiplies "
-            "them like any other number."
+            f"are zeros{more}, which save neither time nor memory here: {why}"
         )
-        if each.zeros.pattern == "2:4":
-            said += " 2:4 is for the sparse tensor cores of a GPU (TensorRT, cuSPARSELt)."
         yield _fails(said)
+
+
+def _unused(runtime: str, zeros: Zeros) -> str | None:
+    """Why zeros bring nothing in a runtime; None where they may, or nobody knows."""
+    if runtime in DENSE:
+        gpu = " 2:4 is for the sparse tensor cores of a GPU (TensorRT, cuSPARSELt)."
+        more = gpu if zeros.pattern == "2:4" else ""
+        return f"{runtime} stores and multiplies them like any other number.{more}"
+    if zeros.sparse_kernels is False:
+        mend = (
+            "export it again with `tensorrt: {sparse: true}`"
+            if zeros.pattern == "2:4"
+            else "no kernel has any use for zeros that do not lie 2:4"
+        )
+        return f"the engine was built without kernels for them (sparse: false); {mend}."
+    return None
 
 
 def _trainings(report: Report, key: str) -> Iterator[Finding]:

@@ -55,7 +55,9 @@ def retrained(
     whole = load_checkpoint(source, prepared=context.prepared)
     model = pruned(whole, info, kept, init=init, seed=context.seed)
     note = cut(noted(info.about, str(source)), kept) if init == "teacher" else None
-    result = _fit(model, info, settings, replace(context, scratch=scratch), held_zeros(model, note))
+    result = _fit(
+        model, info, settings, replace(context, scratch=scratch), held_zeros(model, note, str(source))
+    )
     depth = Depth(
         blocks=len(kept),
         kept=list(kept),

@@ -12,8 +12,8 @@ from recommender.quantization_scheme import LEAVES_GRID
 from recommender.stage import Bound, Context, Outputs, Shape, StageConfig
 
 if TYPE_CHECKING:
-    from recommender.checkpoint import CheckpointInfo
     from recommender.models.interface import SequentialRecommender
+    from recommender.sparsity import Sparsity
 
 Importance = Literal["first", "block-influence", "angular", "greedy", "uniform"]
 
@@ -105,10 +105,12 @@ def run(config: PruneDepthConfig, inputs: Mapping[str, Bound], context: Context)
     """Choose blocks, cut, save to `context.folder / "checkpoint"`.
 
     Metrics: `kept`, the scores that led to it, parameters before and after. Raises InputError when the
-    source has no blocks, too few of them, or belongs to another catalogue.
+    source has no blocks, too few of them, not the zeros that it notes, or was trained on other data.
     """
     from compress.initial import origin_of, parameters_of, pruned
-    from recommender.checkpoint import load_checkpoint, read_info, save_checkpoint
+    from recommender.checkpoint import check_trained_on, load_checkpoint, read_info, save_checkpoint
+    from recommender.models.zeros import check_zeros
+    from recommender.sparsity import noted
 
     source_folder = inputs[config.of].path
     info = read_info(source_folder)
@@ -119,13 +121,16 @@ def run(config: PruneDepthConfig, inputs: Mapping[str, Bound], context: Context)
     layers = info.blocks["user"]
     if wrong := selection_problem(config.keep, layers, config.of):
         raise InputError(wrong, where="prune-depth.keep")
+    check_trained_on(info, context.prepared, context.evaluation.split, str(source_folder))
     source = load_checkpoint(source_folder, prepared=context.prepared, device=context.device)
+    note = noted(info.about, str(source_folder))
+    check_zeros(source, note, str(source_folder))
     kept, scores = choose(config, source, layers, context)
     context.progress("note", {"kept": ", ".join(map(str, kept)), "of": layers})
     removed = parameters_of(source, set(range(layers)) - set(kept))
     origin = origin_of(info, kept, context.seed)
     model = pruned(source, info, kept, init=config.init, seed=context.seed)
-    zeros = zeros_left(model, info, kept, config, context)
+    zeros = zeros_left(model, note, kept, config, context)
     save_checkpoint(
         model,
         context.folder / "checkpoint",
@@ -152,16 +157,15 @@ def run(config: PruneDepthConfig, inputs: Mapping[str, Bound], context: Context)
 
 def zeros_left(
     model: "SequentialRecommender",
-    info: "CheckpointInfo",
+    note: "Sparsity | None",
     kept: Sequence[int],
     config: PruneDepthConfig,
     context: Context,
 ) -> dict[str, Any]:
     """What the pruned checkpoint says of zeros: those of the blocks that stay; none with other weights."""
     from recommender.models.zeros import measure
-    from recommender.sparsity import cut, noted
+    from recommender.sparsity import cut
 
-    note = noted(info.about, config.of)
     if note is None:
         return {}
     left = cut(note, kept) if config.init == "teacher" else None

@@ -176,16 +176,15 @@ def run(config: QuantizeConfig, inputs: Mapping[str, Bound], context: Context) -
     leaves nothing to quantize.
     """
     from compress.quantization.apply import Work
-    from recommender.checkpoint import load_checkpoint, read_info, save_checkpoint
+    from recommender.checkpoint import read_info, save_checkpoint
     from recommender.files import write_text
 
     folder = inputs[config.of].path
     info = read_info(folder)
     _check(config, info)
-    model = load_checkpoint(folder, prepared=context.prepared, device=context.device)
+    model, note = _opened(folder, info, context)
     work = Work.on(model, context, users=config.calibration_users, name=config.of)
     scheme = config.asked(list(work.linears))
-    note = noted(info.about, config.of)
     if scheme.method == "gptq" and note is not None:
         raise InputError(FILLS.format(name=config.of), where="quantize.method")
     before, metrics = work.loss(), dict[str, Any]()
@@ -225,6 +224,22 @@ def _zeros(model: "SequentialRecommender", note: Sparsity | None) -> dict[str, A
     if note is None:
         return {}
     return {"sparsity": measure(model.bodies()["user"], note).model_dump(mode="json")}
+
+
+def _opened(
+    folder: Path, info: "CheckpointInfo", context: Context
+) -> tuple["SequentialRecommender", Sparsity | None]:
+    """The model and its note of zeros.
+
+    Raises InputError where it was trained on other data, or has not the zeros that it notes.
+    """
+    from recommender.checkpoint import check_trained_on, load_checkpoint
+    from recommender.models.zeros import check_zeros
+
+    check_trained_on(info, context.prepared, context.evaluation.split, str(folder))
+    model, note = load_checkpoint(folder, device=context.device), noted(info.about, str(folder))
+    check_zeros(model, note, str(folder))
+    return model, note
 
 
 def _check(config: QuantizeConfig, info: "CheckpointInfo") -> None:

@@ -156,7 +156,8 @@ def run(config: SparsifyConfig, inputs: Mapping[str, Bound], context: Context) -
 
     Metrics: the zeros of every matrix and its error on the calibration histories, zeros over all body
     matrices, body parameters and everything, and the quality on the validation part. Raises InputError for a
-    source that cannot be pruned so, that was trained on other data, or whose numbers are not finite.
+    source that cannot be pruned so, that was trained on other data, that has not the zeros that it notes, or
+    whose numbers are not finite.
     """
     from compress.sparsify_body import sparsify
     from recommender.checkpoint import read_info, save_checkpoint
@@ -165,8 +166,8 @@ def run(config: SparsifyConfig, inputs: Mapping[str, Bound], context: Context) -
 
     folder = inputs[config.of].path
     info = read_info(folder)
-    model, drawn = _opened(config, folder, info, context)
     before = noted(info.about, str(folder))
+    model, drawn = _opened(config, folder, info, before, context)
     errors = sparsify(
         model,
         chosen(config, model, before),
@@ -192,12 +193,13 @@ def run(config: SparsifyConfig, inputs: Mapping[str, Bound], context: Context) -
 
 
 def _opened(
-    config: SparsifyConfig, folder: Path, info: "CheckpointInfo", context: Context
+    config: SparsifyConfig, folder: Path, info: "CheckpointInfo", before: Sparsity | None, context: Context
 ) -> tuple["SequentialRecommender", "Calibration"]:
     """The model and what it is calibrated on. Raises InputError where they do not fit, or are not there."""
     from compress import calibration
     from compress.finite import check_finite
     from recommender.checkpoint import check_trained_on, load_checkpoint
+    from recommender.models.zeros import check_zeros
 
     if isinstance(info.model_config, BODILESS) or not info.blocks.get("user"):
         raise InputError(NO_BLOCKS.format(name=config.of), where="sparsify.of")
@@ -208,6 +210,7 @@ def _opened(
     check_trained_on(info, context.prepared, context.evaluation.split, str(folder))
     model = load_checkpoint(folder, prepared=context.prepared, device=context.device)
     check_finite(model, config.of, where="sparsify.of")
+    check_zeros(model, before, str(folder))
     drawn = calibration.sample(
         context.prepared,
         context.split,

@@ -132,8 +132,8 @@ def run(config: PruneWidthConfig, inputs: Mapping[str, Bound], context: Context)
     """Score, choose, cut, save to `context.folder / "checkpoint"`; who stays is written to `kept.json`.
 
     Metrics: the widths and parameters before and after, and which part of the importance stays. Raises
-    InputError when the source is no decoder of a known family, cannot have these widths, holds NaN, or
-    belongs to another catalogue; the source itself is only read.
+    InputError when the source is no decoder of a known family, cannot have these widths, is sparse, holds
+    NaN, or was trained on other data; the source itself is only read.
     """
     from compress.narrowing.cut import narrow, removed_parameters
     from recommender.checkpoint import read_info, save_checkpoint
@@ -182,16 +182,19 @@ def _opened(
     """The model, and its widths before and after. Raises InputError for all that can be wrong with them."""
     from compress.finite import check_finite
     from compress.narrowing.cut import widths_in
-    from recommender.checkpoint import load_checkpoint
+    from recommender.checkpoint import check_trained_on, load_checkpoint
     from recommender.models.llm import LlmRecommender
+    from recommender.models.zeros import check_zeros
 
     if not isinstance(info.model_config, LlmConfig):
         raise InputError(not_a_decoder(config.of, info.model_config), where="prune-width.of")
     if info.quantized is not None:
         raise InputError(LEAVES_GRID.format(name=config.of, scheme=info.quantized), where="prune-width.of")
-    if noted(info.about, config.of) is not None:
-        raise InputError(zeros_first(config.of), where="prune-width.of")
+    check_trained_on(info, context.prepared, context.evaluation.split, str(source.path))
     model = load_checkpoint(source.path, prepared=context.prepared, device=context.device)
+    if (note := noted(info.about, str(source.path))) is not None:
+        check_zeros(model, note, str(source.path))  # what is not there could not be broken either
+        raise InputError(zeros_first(config.of), where="prune-width.of")
     assert isinstance(model, LlmRecommender)
     before = widths_in(model.body.config)
     after = aimed_at(before, config.targets())

@@ -151,9 +151,9 @@ def run(config: ExportConfig, inputs: Mapping[str, Bound], context: Context) -> 
 
     The canonical graph and every variant that is asked for by name have to pass; another one that does not,
     or is not faster here, is left out. The fastest of those that stay is the default (`only`: that one).
-    Raises InputError for a checkpoint of another data set, a top_k beyond the catalogue, a variant that
-    cannot hold its scheme or be compiled here, StageError when the model cannot be exported, GateError when a
-    graph ranks differently.
+    Raises InputError for a checkpoint of another data set or without the zeros that it notes, a top_k beyond
+    the catalogue, a variant that cannot hold its scheme or be compiled here, StageError when the model cannot
+    be exported, GateError when a graph ranks differently.
     """
     if config.format == "triton":
         from export.triton.stage import run as write
@@ -164,6 +164,7 @@ def run(config: ExportConfig, inputs: Mapping[str, Bound], context: Context) -> 
     from export.artifact import keep_variants, write_artifact
     from export.gates import measure_variants
     from recommender.checkpoint import load_checkpoint, read_info
+    from recommender.models.zeros import check_zeros
 
     if context.threads is not None:
         torch.set_num_threads(context.threads)
@@ -173,7 +174,8 @@ def run(config: ExportConfig, inputs: Mapping[str, Bound], context: Context) -> 
     zeros = None if note is None else note.planned
     for place, wrong in config.problems({config.of: Shape("checkpoint", quantized=scheme, sparsity=zeros)}):
         raise InputError(wrong, where=f"export.{place}")
-    model = load_checkpoint(inputs[config.of].path, prepared=context.prepared)
+    model = load_checkpoint(path, prepared=context.prepared)
+    check_zeros(model, note, str(path))
     folder = context.folder / "artifact"
     context.progress("note", {"text": f"exporting {config.of} at opset {config.opset}"})
     facts = write_artifact(

@@ -9,6 +9,7 @@ from pydantic import Field
 from recommender.errors import InputError
 from recommender.models.config import BODILESS
 from recommender.quantization_scheme import LEAVES_GRID
+from recommender.sparsity import noted
 from recommender.stage import Bound, Context, Outputs, Shape, StageConfig
 
 if TYPE_CHECKING:
@@ -85,13 +86,15 @@ def run(config: AdaptConfig, inputs: Mapping[str, Bound], context: Context) -> O
     """Map rows by item id and write `checkpoint/`: known items keep their vectors, all else its weights.
 
     Metrics: how many items were kept, are new and have vanished, and the quality on today's validation part
-    before any training. Raises InputError when no item is known, or when widths differ.
+    before any training. Raises InputError when no item is known, when widths differ, or when the source has
+    not the zeros that it notes.
     """
     from recommender.checkpoint import load_checkpoint, read_info, save_checkpoint
     from recommender.incoming.check import note_window
     from recommender.incoming.items import align, gather
     from recommender.models.llm import LlmRecommender
     from recommender.models.sasrec import SasRec
+    from recommender.models.zeros import check_zeros
     from recommender.training.validation import validation_quality
 
     folder = inputs[config.of].path
@@ -101,6 +104,7 @@ def run(config: AdaptConfig, inputs: Mapping[str, Bound], context: Context) -> O
     if info.quantized is not None:
         raise InputError(LEAVES_GRID.format(name=config.of, scheme=info.quantized), where="adapt.of")
     model = load_checkpoint(folder)
+    check_zeros(model, noted(info.about, str(folder)), str(folder))
     assert isinstance(model, LlmRecommender | SasRec)  # what is left without the bodiless ones
     yesterday = _items_of(folder, info.n_items)
     aligned = align(

@@ -53,7 +53,8 @@ def _given_shapes(source: Source, problems: list[Problem]) -> dict[str, Shape]:
             try:
                 known[str(name)] = shape_of(one)
             except InputError as error:
-                problems.append(Problem(place, f"{one}: {error.what}"))
+                mend = f"; to mend it, {error.fix}" if error.fix else ""
+                problems.append(Problem(place, f"{one}: {error.what}{mend}"))
                 known[str(name)] = Shape("checkpoint")
     return known
 

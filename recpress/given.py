@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from export.tensorrt import DRIVER
-from recommender.checkpoint import check_histories, check_trained_on, read_info
+from recommender.checkpoint import check_histories, check_trained_on, load_checkpoint, read_info
 from recommender.data.prepared import Prepared
 from recommender.errors import InputError
 from recommender.files import read_json
@@ -53,7 +53,10 @@ def a_kind(kind: Kind) -> str:
 
 
 def shape_of(folder: Path) -> Shape:
-    """What the recipe check may know of an existing folder. Raises InputError when it is broken."""
+    """What the recipe check may know of an existing folder.
+
+    Raises InputError when it is broken, or a checkpoint has not the zeros that it notes.
+    """
     kind = kind_of(folder)
     if kind == "report":
         return Shape("report", measures=_measures(folder))
@@ -62,7 +65,10 @@ def shape_of(folder: Path) -> Shape:
     if kind != "checkpoint":
         return Shape(kind)
     info = read_info(folder)
-    note = noted(info.about, str(folder / "config.json"))
+    if (note := noted(info.about, str(folder / "config.json"))) is not None:
+        from recommender.models.zeros import check_zeros
+
+        check_zeros(load_checkpoint(folder), note, str(folder))  # the stages plan with what is noted
     return Shape(
         "checkpoint",
         layers=info.blocks.get("user"),

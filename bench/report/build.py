@@ -27,6 +27,7 @@ from bench.report.schema import (
     Slice,
 )
 from bench.slices import Members
+from bench.sparse_kernels import with_kernels
 from bench.timing import Timings
 from recommender.data.config import EvaluationConfig
 from recommender.data.prepared import Prepared
@@ -168,7 +169,7 @@ def _candidate(each: Measured, slices: Sequence[Members], timings: Timings) -> C
         parameters=facts.parameters,
         body_parameters=facts.body_parameters,
         size_bytes=facts.size_bytes,
-        zeros=facts.zeros,
+        zeros=with_kernels(facts.zeros, candidate),
         quality={} if judged is None else judged.quality,
         quality_by_seed=[]
         if judged is None

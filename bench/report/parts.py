@@ -34,6 +34,10 @@ class Zeros(Part):
     of_body_matrices: float = Field(description="of the weights in the matrices of the body's blocks")
     of_body_parameters: float | None = Field(None, description="of `body_parameters`")
     of_everything: float | None = Field(None, description="of `parameters`, item table included")
+    sparse_kernels: bool | None = Field(
+        None,
+        description="of an engine: whether it was built to skip 2:4 zeros; absent: not told",
+    )
 
 
 class ParetoPoint(Part):

@@ -164,7 +164,8 @@ def run(config: DistillConfig, inputs: Mapping[str, Bound], context: Context) ->
     teacher.requires_grad_(False)
     info = infos[config.of]
     objective = build_objective(config, student, teacher, infos, context.seed)
-    held = held_zeros(student, noted(info.about, str(inputs[config.of].path)))
+    source = str(inputs[config.of].path)
+    held = held_zeros(student, noted(info.about, source), source)
     quantization = None
     if config.fake_quantize is not False:
         quantization = read_quantization(inputs[config.of].path)

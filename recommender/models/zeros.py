@@ -67,36 +67,58 @@ def trained_weight(module: nn.Module) -> nn.Parameter:
     return original
 
 
-def held_zeros(model: SequentialRecommender, note: Sparsity | None) -> HeldZeros | None:
+def held_zeros(model: SequentialRecommender, note: Sparsity | None, where: str) -> HeldZeros | None:
     """The zeros that a checkpoint's note speaks of, to be held; None without a note.
 
-    To be made before adapters are added. Raises InputError where the matrices have fewer zeros than noted.
+    To be made before adapters are added. Raises InputError as `check_zeros` does.
     """
+    check_zeros(model, note, where)
     if note is None:
         return None
-    body = model.bodies()["user"]
-    found = measure(body, note)
+    linears = body_linears(model.bodies()["user"])
+    return HeldZeros(linears[name] for name in note.matrices)
+
+
+def check_zeros(model: SequentialRecommender, note: Sparsity | None, where: str) -> None:
+    """Hold a checkpoint's weights against its note of zeros; without a note there is nothing to hold.
+
+    `where`: the checkpoint, for the message. Raises InputError where a matrix that the note names is not
+    there or has fewer zeros, or where they no longer lie 2:4 though the note says so.
+    """
+    if note is None:
+        return
+    found = measure(model.bodies()["user"], note, where)
     filled = [name for name, share in note.matrices.items() if found.matrices[name] < share - 1e-9]
     if filled:
         raise InputError(
             f"{filled[0]} has {found.matrices[filled[0]]:.1%} zeros, but the checkpoint notes "
             f"{note.matrices[filled[0]]:.1%}: something has filled them",
-            where="sparsity",
-            fix="prune again with the stage sparsify",
+            where=where,
+            fix=MEND,
         )
-    linears = body_linears(body)
-    return HeldZeros(linears[name] for name in note.matrices)
+    if note.pattern == "2:4" and found.pattern != "2:4":
+        raise InputError(
+            "the zeros do not lie 2:4, as the checkpoint notes: something has moved them",
+            where=where,
+            fix=MEND,
+        )
 
 
-def measure(body: Body, note: Sparsity) -> Sparsity:
+MEND = (
+    "take the checkpoint as the stage sparsify wrote it, or delete `sparsity` below `about` in its "
+    "config.json: then it counts as dense, and can be pruned again"
+)
+
+
+def measure(body: Body, note: Sparsity, where: str = "sparsity") -> Sparsity:
     """The note with the exact zeros and the pattern that are there now.
 
-    Raises InputError for a matrix that is not there.
+    Raises InputError for a matrix that is not there; `where`: the checkpoint, for the message.
     """
     linears = body_linears(body)
     if missing := [name for name in note.matrices if name not in linears]:
         raise InputError(
-            f"the checkpoint notes zeros of {missing[0]}, which its body does not have", where="sparsity"
+            f"the checkpoint notes zeros of {missing[0]}, which its body does not have", where=where, fix=MEND
         )
     zeros = {name: zeros_in(each.matrix()) for name, each in linears.items()}
     structured = all(is_2_to_4(linears[name].matrix()) for name in note.matrices)

@@ -99,9 +99,7 @@ def run(config: TrainConfig, inputs: Mapping[str, Bound], context: Context) -> O
     if isinstance(model_config, PopularityConfig):
         metrics: dict[str, object] = {"best_ndcg": validation_quality(model, context)["ndcg@10"]}
     else:
-        metrics = _fit(
-            model, model_config, config, context, noted(about, f"the checkpoint {config.start_from}")
-        )
+        metrics = _fit(model, model_config, config, context, noted(about, _source(config)))
     about |= {"stage": "train", "name": config.as_, "best_ndcg": metrics["best_ndcg"]}
     save_checkpoint(
         model,
@@ -148,6 +146,11 @@ def _start(
     return model, config.model, {"seed": context.seed}
 
 
+def _source(config: TrainConfig) -> str:
+    """Of the weights that were taken over, for messages."""
+    return f"the checkpoint {config.start_from}"
+
+
 def _fit(
     model: "SequentialRecommender",
     model_config: ModelConfig,
@@ -166,7 +169,7 @@ def _fit(
 
     lora = model_config.lora if isinstance(model_config, LlmConfig) else None
     body = model.bodies().get("user")
-    held = held_zeros(model, sparsity)
+    held = held_zeros(model, sparsity, _source(config))
     if lora is not None and isinstance(body, HuggingFaceBody):
         add_adapters(body, lora, seed=context.seed, held=held)
     objective = NextItem(model, loss=config.loss, negatives=config.negatives, gbce_t=config.gbce_t)

@@ -8,6 +8,7 @@ from safetensors.numpy import save_file
 from bench.candidates import Candidate, check_answers, device_of, left_out, resolve
 from bench.facts import facts, stored_precision, training
 from bench.report.parts import Zeros
+from bench.sparse_kernels import with_kernels
 from recommender.errors import InputError, StageError
 from recommender.files import read_json, write_json
 from recommender.scoring import ScorerRef
@@ -131,6 +132,31 @@ def test_zeros_are_those_that_the_checkpoint_and_the_manifest_note(bounds: dict[
     found = facts(only(bounds, "student")).zeros
     assert found == Zeros(pattern="2:4", of_body_matrices=0.5, of_body_parameters=0.2, of_everything=0.1)
     assert facts(only(bounds, "onnx")).zeros == Zeros(pattern="2:4", of_body_matrices=0.5)
+
+
+@pytest.mark.parametrize(
+    ("engine", "expected"),
+    [
+        ({"flags": {"sparse": False}}, False),
+        ({"flags": {"sparse": True}}, True),
+        ({"flags": {}}, None),
+        ({"flags": {"sparse": "no"}}, None),
+        ({}, None),
+        (None, None),
+    ],
+)
+def test_an_engine_says_in_the_manifest_whether_it_skips_zeros(
+    engine: object, expected: bool | None, bounds: dict[str, Bound]
+) -> None:
+    file = bounds["onnx"].path / "manifest.json"
+    manifest = read_json(file)
+    manifest["variants"][0]["engine"] = engine
+    write_json(file, manifest)
+    zeros = Zeros(pattern="2:4", of_body_matrices=0.5)
+    found = with_kernels(zeros, only(bounds, "onnx"))
+    assert found is not None and found.sparse_kernels is expected
+    assert with_kernels(None, only(bounds, "onnx")) is None
+    assert with_kernels(zeros, only(bounds, "student")) == zeros
 
 
 def test_training_is_the_mean_over_seeds_and_absent_without_epochs() -> None:

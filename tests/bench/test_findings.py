@@ -224,8 +224,24 @@ def test_zeros_bring_nothing_where_they_are_multiplied_like_any_number() -> None
 
 def test_zeros_that_are_not_there_or_are_made_use_of_are_not_told_of() -> None:
     assert said(report(), "zeros") == []
-    served = candidate("student", zeros=ZEROS, runtime="tensorrt")
-    assert said(report(candidates=[candidate("teacher"), served]), "zeros") == []
+    for told in (ZEROS, {**ZEROS, "sparse_kernels": True}):
+        served = candidate("student", zeros=told, runtime="tensorrt")
+        assert said(report(candidates=[candidate("teacher"), served]), "zeros") == []
     plain = candidate("student", zeros={"pattern": "unstructured", "of_body_matrices": 0.5})
     text = one(report(candidates=[candidate("teacher"), plain]), "zeros").text
     assert "are zeros, which" in text and "2:4" not in text
+
+
+@pytest.mark.parametrize(
+    ("pattern", "told"),
+    [
+        ("2:4", "export it again with `tensorrt: {sparse: true}`."),
+        ("unstructured", "no kernel has any use for zeros that do not lie 2:4."),
+    ],
+)
+def test_an_engine_that_was_built_without_sparse_kernels_leaves_zeros_unused(pattern: str, told: str) -> None:
+    zeros = {**ZEROS, "pattern": pattern, "sparse_kernels": False}
+    engine = candidate("student", zeros=zeros, runtime="tensorrt")
+    found = one(report(candidates=[candidate("teacher"), engine]), "zeros")
+    assert found.kind == "fails" and "save neither time nor memory here: the engine was built" in found.text
+    assert found.text.endswith(f"without kernels for them (sparse: false); {told}")

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from compress.sparsify import SparsifyConfig, run
-from recommender.checkpoint import load_checkpoint, save_checkpoint
+from recommender.checkpoint import load_checkpoint, read_info, save_checkpoint
 from recommender.data.prepared import Prepared
 from recommender.models.build import build_model
 from recommender.models.config import ModelConfig
@@ -46,3 +46,16 @@ def untrained(
 def matrices(checkpoint: Bound) -> dict[str, torch.Tensor]:
     body = load_checkpoint(checkpoint.path).bodies()["user"]
     return {name: each.matrix() for name, each in body_linears(body).items()}
+
+
+def filled(source: Bound, folder: Path, prepared: Prepared, change: Callable[[Any], None]) -> Bound:
+    """A copy of a sparse checkpoint with other weights and the old note: what a tool that knows of no zeros
+    leaves behind. `change` gets the matrices of the body by name.
+    """
+    model, info = load_checkpoint(source.path), read_info(source.path)
+    with torch.no_grad():
+        change({name: each.matrix() for name, each in body_linears(model.bodies()["user"]).items()})
+    save_checkpoint(
+        model, folder / "checkpoint", prepared=prepared, model_config=info.model_config, about=info.about
+    )
+    return bound(folder.name, folder)

@@ -95,3 +95,26 @@ def test_reading_the_config_and_the_runtime_imports_no_torch() -> None:
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_checkpoint_whose_noted_zeros_are_filled_is_refused(
+    sasrec: SequentialRecommender, prepared: Prepared, context: Context, tmp_path: Path
+) -> None:
+    note = {
+        "method": "wanda", "pattern": "2:4", "sparsity": 0.5, "matrices": {"0.up": 0.5}, "zeros": 1,
+        "weights": 2,
+    }  # fmt: skip
+    folder = tmp_path / "00-filled"
+    save_checkpoint(
+        sasrec,
+        folder / "checkpoint",
+        prepared=prepared,
+        model_config=MODELS["sasrec"],
+        about={"sparsity": note},
+    )
+    with pytest.raises(
+        InputError, match=r"00-filled/checkpoint: 0\.up has 0\.0% zeros, but the checkpoint notes 50\.0%"
+    ) as error:
+        run(CONFIG, {"student": Bound("student", "checkpoint", folder / "checkpoint", folder)}, context)
+    assert error.value.exit_code == 2 and "as the stage sparsify wrote it" in str(error.value.fix)
+    assert not (context.folder / "artifact").exists()

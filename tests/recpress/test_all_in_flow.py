@@ -1,7 +1,6 @@
 """The built-in recipe all-in on made-up data: depth, width, zeros and bits, and two distillations."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -12,39 +11,16 @@ from recommender.files import read_json
 from recommender.models.linears import body_linears
 from recommender.models.zeros import is_2_to_4
 from recommender.quantization_scheme import read_scheme
-from recpress.folders import recipes_folder
-from tests.recpress.finished import finished
+from tests.recpress.finished import checkpoint, finished, tiny
 
 pytestmark = pytest.mark.slow  # a whole chain; its parts have tests of their own
-
-
-def tiny() -> dict[str, Any]:
-    """The recipe as it is built in, but for sizes, epochs and limits."""
-    recipe = yaml.safe_load((recipes_folder() / "all-in.yaml").read_text())
-    recipe["data"] = {"source": "synthetic", "synthetic": {"users": 120, "items": 60}, "max_length": 8}
-    recipe["evaluation"] = {"ks": [1, 5, 10]}
-    for stage in recipe["stages"]:
-        if stage["stage"] in ("train", "distill"):
-            stage |= {"epochs": 1}
-        if stage["stage"] == "train":
-            stage["model"] = {"kind": "llm", "layers": 8, "hidden": 16, "heads": 2, "item_dim": 16}
-        if stage["stage"] == "export":
-            stage |= {"top_k": 10, "parity": {"users": 16, "max_ndcg_change": 0.05}}
-        if stage["stage"] == "bench":
-            stage |= {"batch_sizes": [1], "latency_seconds": 1, "rounds": 3, "draws": 100, "aa": False}
-    return recipe  # type: ignore[no-any-return]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, cache_of_session: Path) -> Path:
     """A finished run."""
-    home = finished(tmp_path_factory.mktemp("all-in"), yaml.safe_dump(tiny()), cache_of_session)
+    home = finished(tmp_path_factory.mktemp("all-in"), yaml.safe_dump(tiny("all-in")), cache_of_session)
     return home / "run"
-
-
-def checkpoint(run: Path, name: str) -> Path:
-    (folder,) = run.glob(f"stages/*-{name}")
-    return folder / "checkpoint"
 
 
 def test_what_comes_out_is_shallow_narrow_sparse_and_on_its_grid(run: Path) -> None:

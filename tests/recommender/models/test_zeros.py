@@ -84,7 +84,7 @@ def test_a_note_is_read_as_it_was_written_and_a_broken_one_refused() -> None:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_gradients_and_weights_are_masked_where_it_was_zero_and_nowhere_else(name: str) -> None:
     model, note = sparse(name)
-    held = held_zeros(model, note)
+    held = held_zeros(model, note, "here")
     assert held is not None
     linears = body_linears(model.bodies()["user"])
     for parameter in model.parameters():
@@ -106,23 +106,23 @@ def test_gradients_and_weights_are_masked_where_it_was_zero_and_nowhere_else(nam
 
 def test_a_model_whose_zeros_are_filled_or_not_there_is_refused() -> None:
     model, note = sparse()
-    assert held_zeros(model, None) is None
+    assert held_zeros(model, None, "here") is None
     body_linears(model.bodies()["user"])["2.mlp.up_proj"].matrix()[0, 0] = 1.0
     with pytest.raises(
         InputError, match=r"2\.mlp\.up_proj has 4\d\.\d% zeros, but the checkpoint notes 50\.0%"
     ):
-        held_zeros(model, note)
+        held_zeros(model, note, "here")
     model.bodies()["user"].keep([0])
     with pytest.raises(
         InputError, match=r"notes zeros of 1\.self_attn\.q_proj, which its body does not have"
     ):
-        held_zeros(model, note)
+        held_zeros(model, note, "here")
 
 
 def with_adapters(held: bool) -> tuple[LlmRecommender, HeldZeros | None, dict[str, Any]]:
     model, note = sparse()
     assert isinstance(model, LlmRecommender)
-    zeros = held_zeros(model, note) if held else None
+    zeros = held_zeros(model, note, "here") if held else None
     zero = {name: each.matrix() == 0 for name, each in body_linears(model.body).items()}
     add_adapters(model.body, LoraSettings(r=2, dropout=0.0), seed=0, held=zeros)
     for name, parameter in model.body.named_parameters():
