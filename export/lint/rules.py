@@ -10,6 +10,7 @@ TENSORRT: Mapping[str, Rule] = {
     "opset": operators.opset,
     "domain": operators.domain,
     "operator": operators.operator,
+    "parser-version": operators.parser_version,
     "operator-type": operators.operator_type,
     "data-dependent-shape": operators.data_dependent_shape,
     "constant-input": operators.constant_input,

@@ -13,6 +13,7 @@ from onnx import TensorProto as T
 from export.lint import Finding, lint
 from export.lint.rules import RULES
 from tests.export.lint.violations import (
+    NEWEST,
     RELU,
     VIOLATIONS,
     attention,
@@ -29,7 +30,7 @@ from tests.export.lint.violations import (
 )
 
 WARNINGS = {
-    "operator-type", "gather-nd", "is-nan", "precision-cast", "quantized-product", "half-denormal",
+    "parser-version", "operator-type", "gather-nd", "is-nan", "precision-cast", "quantized-product", "half-denormal",
 }  # fmt: skip
 DOCS = Path(__file__).parents[3] / "docs" / "lint.md"
 
@@ -77,8 +78,22 @@ def test_a_k_in_a_constant_node_is_a_constant(tmp_path: Path) -> None:
 
 
 def test_an_int64_zero_softcap_is_told_to_be_dropped_and_a_real_one_to_be_computed(tmp_path: Path) -> None:
-    assert "drop" in lint_of(attention(softcap=0.0), tmp_path)[0].fix
-    assert "compute" in lint_of(attention(softcap=30.0), tmp_path)[0].fix
+    assert "drop" in lint_of(attention(softcap=0.0), tmp_path, **NEWEST)[0].fix
+    assert "compute" in lint_of(attention(softcap=30.0), tmp_path, **NEWEST)[0].fix
+
+
+@pytest.mark.parametrize(
+    ("version", "severity"),
+    [(None, "warning"), ((10, 12), "error"), ((10, 13, 3), "error"), ((10, 14), None), ((11, 4, 0), None)],
+)
+def test_an_operator_is_held_against_the_version_that_is_meant(
+    version: tuple[int, ...] | None, severity: str | None, tmp_path: Path
+) -> None:
+    found = lint_of(attention(), tmp_path, tensorrt=version)
+    assert [(each.rule, each.severity) for each in found] == (
+        [("parser-version", severity)] if severity else []
+    )
+    assert not severity or ("10.14 on" in found[0].text and "tensorrt-*" in found[0].fix)
 
 
 @pytest.mark.parametrize("operator", ["DynamicQuantizeLinear", "MatMulInteger"])
