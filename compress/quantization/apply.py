@@ -50,10 +50,6 @@ class Work:
         drawn = sample(
             context.prepared, context.split, users=users, max_length=model.max_length, seed=context.seed
         )
-        if not len(drawn.targets) or not drawn.items.any():
-            raise InputError(
-                "nobody has a training history to calibrate on", where="data", fix="give longer histories"
-            )
         return cls(model, linears, drawn)
 
     def loss(self) -> float:

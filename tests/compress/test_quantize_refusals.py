@@ -6,12 +6,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from pydantic import ValidationError
 from safetensors.numpy import load_file, save_file
 
-from compress.calibration import Calibration
 from compress.depth_profile import DepthProfileConfig
 from compress.depth_profile import run as profile
 from compress.prune_depth import PruneDepthConfig
@@ -149,15 +147,6 @@ def test_a_checkpoint_of_another_data_set_is_refused(
     other = write_log(tmp_path / "other", prefix="x")
     with pytest.raises(InputError, match="another data set"):
         run(config_for(), {"source": teacher}, make_context("refused", prepared=other))
-
-
-def test_an_empty_calibration_set_is_refused(
-    teacher: Bound, make_context: MakeContext, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    nobody = Calibration(np.zeros((0, 10), np.int64), np.zeros(0, np.int64))
-    monkeypatch.setattr("compress.quantization.apply.sample", lambda *_, **__: nobody)
-    with pytest.raises(InputError, match="nobody has a training history"):
-        quantize(teacher, make_context)
 
 
 def test_a_missing_file_is_refused_where_it_is_read(teacher: Bound, make_context: MakeContext) -> None:
