@@ -30,7 +30,8 @@ from tests.export.lint.violations import (
 )
 
 WARNINGS = {
-    "parser-version", "operator-type", "gather-nd", "is-nan", "precision-cast", "quantized-product", "half-denormal",
+    "parser-version", "operator-type", "gather-nd", "is-nan", "precision-cast", "quantized-product",
+    "half-denormal",
 }  # fmt: skip
 DOCS = Path(__file__).parents[3] / "docs" / "lint.md"
 
