@@ -75,7 +75,7 @@ class QuantizeConfig(StageConfig):
         "(KL divergence over the catalogue; mixed: always)",
     )
     kl_budget: float = Field(
-        0.01,
+        0.0003,
         ge=0,
         description="mixed: how far the recommended distribution may move: mean KL divergence (nats) of the "
         "float model's to the quantized model's over the catalogue, as measured of all that is written "
