@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from compress.quantization.schemes import MIXED, PRESETS, Preset, read_asked, read_file
 from recommender.errors import InputError
-from recommender.models.config import BODILESS
+from recommender.models.config import BODILESS, LlmConfig
 from recommender.quantization_scheme import (
     BITSANDBYTES,
     UNREAD,
@@ -57,6 +57,11 @@ class QuantizeConfig(StageConfig):
     )
     item_table: TableBits | None = Field(
         None, description="the item vectors, a scale per item. null: the scheme's own, or fp32"
+    )
+    projections: bool = Field(
+        False,
+        description="count the projections between item vectors and body (`input_projection`, "
+        "`output_projection`) among the matrices; false: a scheme of your own may still name them",
     )
     group: Group | None = Field(32, description="int4, mixed: columns that share a scale; null: whole rows")
     calibration_users: int = Field(
@@ -107,6 +112,8 @@ class QuantizeConfig(StageConfig):
             return [("of", TWICE.format(name=self.of, scheme=source.quantized))]
         if source is not None and source.sparsity is not None and self._asked_method == "gptq":
             return [("method", FILLS.format(name=self.of))]
+        if self.projections and source is not None and not isinstance(source.model, LlmConfig | None):
+            return [("projections", f"{self.of!r} has no projections around its body: leave this out")]
         return []
 
     def shape(self, known: Mapping[str, Shape]) -> Shape:
@@ -130,10 +137,11 @@ class QuantizeConfig(StageConfig):
     def _with_table(self, scheme: QuantizationScheme) -> QuantizationScheme:
         return scheme.model_copy(update={} if self.item_table is None else {"item_table": self.item_table})
 
-    def asked(self, names: Sequence[str]) -> QuantizationScheme:
+    def asked(self, names: Sequence[str], beside: Sequence[str] = ()) -> QuantizationScheme:
         """The scheme for matrices of these names; of `mixed` everything but its matrices.
 
-        Raises InputError where it names others, or nothing at all.
+        `beside`: what a scheme of one's own may name, too. Raises InputError where it names others, or
+        nothing at all.
         """
         from compress.quantization.schemes import preset, resolved
 
@@ -142,10 +150,10 @@ class QuantizeConfig(StageConfig):
                 own = parsed_scheme(read_file(self.scheme), str(self.scheme))
             except ValueError as error:
                 raise InputError(str(error), where="quantize.scheme") from error
-            return self.model_copy(update={"scheme": own}).asked(names)
+            return self.model_copy(update={"scheme": own}).asked(names, beside)
         if isinstance(self.scheme, QuantizationScheme):
             given = self._with_table(self.scheme)
-            update: dict[str, Any] = {"matrices": resolved(given.matrices, names)}
+            update: dict[str, Any] = {"matrices": resolved(given.matrices, names, beside)}
             scheme = given.model_copy(
                 update=update | ({} if self.method is None else {"method": self.method})
             )
@@ -181,17 +189,19 @@ def run(config: QuantizeConfig, inputs: Mapping[str, Bound], context: Context) -
     from compress.quantization.apply import Work
     from recommender.checkpoint import load_checkpoint, read_info, save_checkpoint
     from recommender.files import write_text
+    from recommender.models.linears import PROJECTIONS
 
     folder = inputs[config.of].path
     info = read_info(folder)
     _check(config, info)
     model = load_checkpoint(folder, prepared=context.prepared, device=context.device)
     work = Work.on(model, context, users=config.calibration_users, name=config.of)
-    scheme = config.asked(list(work.linears))
+    names = [name for name in work.linears if config.projections or name not in PROJECTIONS]
+    scheme = config.asked(names, list(work.linears))
     note = noted(info.about, config.of)
     if scheme.method == "gptq" and note is not None:
         raise InputError(FILLS.format(name=config.of), where="quantize.method")
-    before, settled = work.loss(), _settled(config, scheme, work)
+    before, settled = work.loss(), _settled(config, scheme, work, names)
     scheme = settled.scheme
     if "warning" in settled.metrics:
         context.progress("note", {"text": f"WARNING: {settled.metrics['warning']}"})
@@ -223,12 +233,14 @@ def run(config: QuantizeConfig, inputs: Mapping[str, Bound], context: Context) -
     )
 
 
-def _settled(config: QuantizeConfig, scheme: QuantizationScheme, work: "Work") -> "Settled":
+def _settled(
+    config: QuantizeConfig, scheme: QuantizationScheme, work: "Work", names: Sequence[str]
+) -> "Settled":
     """The scheme with measured ranges, or chosen where it is mixed."""
     from compress.quantization.settled import as_asked, chosen
 
     if config.scheme == MIXED:
-        return chosen(work, scheme, group=config.group, budget=config.kl_budget)
+        return chosen(work, scheme, names, group=config.group, budget=config.kl_budget)
     return as_asked(work, scheme, percentile=config.percentile, sensitivity=config.sensitivity)
 
 

@@ -21,7 +21,7 @@ from compress.quantization.simulation import activations
 from recommender.errors import InputError
 from recommender.metrics import Float64
 from recommender.models.interface import SequentialRecommender
-from recommender.models.linears import Linear, body_linears
+from recommender.models.linears import PROJECTIONS, Linear, quantizable
 from recommender.quantization_scheme import (
     ITEM_TABLE,
     TABLE_LEVELS,
@@ -42,7 +42,7 @@ class Work:
     """A model that is being quantized."""
 
     model: SequentialRecommender
-    linears: Mapping[str, Linear]
+    linears: Mapping[str, Linear]  # of the body, and the projections around it
     calibration: Calibration
     before: Answers  # of the model as it came
     ndcg_before: Float64  # [n] NDCG@10 of each drawn user's validation item
@@ -51,7 +51,7 @@ class Work:
     @classmethod
     def on(cls, model: SequentialRecommender, context: Context, *, users: int, name: str) -> Self:
         """Draw the users. Raises InputError where there are none, or a weight of `name` is not finite."""
-        linears = body_linears(model.bodies()["user"])
+        linears = quantizable(model)
         check_finite(model, name, where="quantize.of")
         drawn = sample(
             context.prepared, context.split, users=users, max_length=model.max_length, seed=context.seed
@@ -171,15 +171,24 @@ class Work:
         return hessians(self.model, linears, self.calibration)
 
     def bytes_of(self, scheme: QuantizationScheme) -> dict[str, Any]:
-        """Bytes of the body's matrices and of the item table, in fp32 and as the scheme holds them."""
-        shapes = {name: _shape(linear.matrix()) for name, linear in self.linears.items()}
+        """Bytes of the matrices and of the item table, in fp32 and as the scheme holds them; what stays.
+
+        The matrices are those of the body, and the projections that the scheme names. `float_weights`: how
+        many numbers each matrix has that stays in float32, of all there are.
+        """
+        every = {name: _shape(linear.matrix()) for name, linear in self.linears.items()}
+        shapes = {
+            name: each for name, each in every.items() if name not in PROJECTIONS or name in scheme.matrices
+        }
         fp32, table = MatrixScheme(weights="fp32"), _shape(self.model.item_table())
         held = {name: packed_bytes(*shape, scheme.matrices.get(name, fp32)) for name, shape in shapes.items()}
+        left = [name for name in every if scheme.matrices.get(name, fp32).kind == "fp32"]
         return {
             "matrices": len(held),
             "matrices_quantized": sum(matrix.kind != "fp32" for matrix in scheme.matrices.values()),
             "matrix_bytes_before": sum(packed_bytes(*shape, fp32) for shape in shapes.values()),
             "matrix_bytes": sum(held.values()),
+            "float_weights": {name: every[name][0] * every[name][1] for name in left},
             "item_table_bytes_before": packed_bytes(*table, fp32),
             "item_table_bytes": packed_bytes(*table, MatrixScheme(weights=scheme.item_table)),
         }

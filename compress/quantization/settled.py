@@ -1,6 +1,6 @@
 """From a scheme as it is asked for to the one that is written: ranges, chosen bits, and what is told."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,13 +31,15 @@ def as_asked(work: Work, scheme: QuantizationScheme, *, percentile: float, sensi
     return Settled(scheme, {"sensitivity": as_json(found)}, tuple(told(found)))
 
 
-def chosen(work: Work, scheme: QuantizationScheme, *, group: Group | None, budget: float) -> Settled:
-    """The scheme with the smallest matrices whose divergence, with its item table, stays within the budget.
+def chosen(
+    work: Work, scheme: QuantizationScheme, names: Sequence[str], *, group: Group | None, budget: float
+) -> Settled:
+    """The scheme with the smallest matrices of these names whose divergence stays within the budget.
 
-    Raises StageError where that leaves no matrix to quantize, and nothing else was asked for, or the item
-    table alone is beyond the budget.
+    The item table of the scheme counts. Raises StageError where that leaves no matrix to quantize, and
+    nothing else was asked for, or the item table alone is beyond the budget.
     """
-    choices = {name: list(options(group).values()) for name in work.linears}
+    choices = {name: list(options(group).values()) for name in names}
     made, found = work.mixed(choices, budget=budget, method=scheme.method, item_table=scheme.item_table)
     _check(made, scheme, budget)
     metrics: dict[str, Any] = {

@@ -18,7 +18,7 @@ from compress.quantize import QuantizeConfig, run
 from recommender.checkpoint import load_checkpoint, read_info
 from recommender.data.prepared import Prepared
 from recommender.models.config import LlmConfig
-from recommender.models.linears import body_linears
+from recommender.models.linears import PROJECTIONS, body_linears, quantizable
 from recommender.quantization_scheme import (
     INT8,
     ITEM_TABLE,
@@ -260,6 +260,51 @@ def test_the_scheme_that_was_written_gives_the_same_checkpoint_again(
     again, _ = quantize(teacher, make_context, "again", scheme=str(file))
     assert read_quantization(again.path).scheme == read_quantization(small.path).scheme  # type: ignore[union-attr]
     assert torch.equal(user_vectors(again, prepared), user_vectors(small, prepared))
+
+
+@pytest.mark.parametrize("method", ["rtn", "gptq"])
+@pytest.mark.parametrize("scheme", OURS)
+def test_projections_are_quantized_where_they_are_asked_for(
+    scheme: str, method: str, teacher: Bound, make_context: MakeContext
+) -> None:
+    values = {"scheme": scheme, "method": method, "sensitivity": True}
+    without, plain = quantize(teacher, make_context, "without", **values)
+    small, metrics = quantize(teacher, make_context, projections=True, **values)
+    found = read_quantization(small.path)
+    assert found is not None and set(found.scheme.matrices) >= set(PROJECTIONS)
+    before, after = (quantizable(load_checkpoint(each.path)) for each in (teacher, small))
+    for name in PROJECTIONS:
+        matrix, weight = found.scheme.matrices[name], after[name].matrix()
+        assert matrix.levels is not None and not torch.equal(weight, before[name].matrix())
+        whole_numbers(weight.numpy(), found.scales[name], matrix.levels, matrix.group, name)
+        assert metrics["sensitivity"][name][scheme]["kl"] > 0
+        assert (matrix.input_range is not None) == (scheme == "int8-static")
+    sizes = {name: before[name].matrix().numel() for name in PROJECTIONS}
+    assert plain["float_weights"] == sizes and metrics["float_weights"] == {}
+    assert metrics["matrices"] == metrics["matrices_quantized"] == plain["matrices"] + 2
+    assert set(read_quantization(without.path).scales).isdisjoint(PROJECTIONS)  # type: ignore[union-attr]
+
+
+def test_a_scheme_may_name_projections_by_their_names_but_patterns_do_not_mean_them(
+    teacher: Bound, make_context: MakeContext
+) -> None:
+    document: dict[str, Any] = {"matrices": {"*": {"weights": "int8"}}}
+    _, body = quantize(teacher, make_context, "body", scheme=document)
+    _, asked = quantize(teacher, make_context, "asked", scheme=document, projections=True)
+    document["matrices"]["output_projection"] = {"weights": "int4"}
+    small, named = quantize(teacher, make_context, "named", scheme=document)
+    assert list(body["float_weights"]) == [*PROJECTIONS] and not asked["float_weights"]
+    assert list(named["float_weights"]) == ["input_projection"]
+    again, _ = quantize(teacher, make_context, "again", scheme=str(small.stage_folder / "scheme.yaml"))
+    assert read_quantization(again.path).scheme == read_quantization(small.path).scheme  # type: ignore[union-attr]
+
+
+def test_a_mix_may_count_projections(teacher: Bound, make_context: MakeContext) -> None:
+    small, metrics = quantize(teacher, make_context, scheme="mixed", projections=True, kl_budget=10.0)
+    found = read_quantization(small.path)
+    assert found is not None and found.scheme.matrices["input_projection"].kind == "int4"
+    assert set(metrics["sensitivity"]) == set(found.scheme.matrices) >= set(PROJECTIONS)
+    assert metrics["damage"]["kl"] == pytest.approx(metrics["kl_measured"], rel=1e-4)
 
 
 def test_an_edited_scheme_is_what_is_done(teacher: Bound, tmp_path: Path, make_context: MakeContext) -> None:

@@ -24,7 +24,7 @@ from compress.width import run as prune_width
 from recommender.data.prepared import Prepared
 from recommender.errors import InputError, StageError
 from recommender.files import folder_digest
-from recommender.models.config import LlmConfig, PopularityConfig
+from recommender.models.config import LlmConfig, PopularityConfig, SasrecConfig
 from recommender.stage import Bound, Shape
 from recommender.training.stage import TrainConfig
 from recommender.training.stage import run as train
@@ -142,6 +142,15 @@ def test_popularity_has_nothing_to_quantize(
     popularity, _ = train_tiny(tmp_path / "popularity", prepared, {"kind": "popularity"})
     with pytest.raises(InputError, match="no matrices to quantize"):
         quantize(popularity, make_context)
+
+
+def test_projections_of_a_model_that_has_none_are_refused(sasrec: Bound, make_context: MakeContext) -> None:
+    known = {"source": Shape("checkpoint", model=SasrecConfig())}
+    told = ("projections", "'source' has no projections around its body: leave this out")
+    assert config_for(projections=True).problems(known) == [told]
+    assert config_for(projections=True).problems({"source": Shape("checkpoint", model=LlmConfig())}) == []
+    with pytest.raises(InputError, match=r"quantize\.projections: 'source' has no projections"):
+        quantize(sasrec, make_context, projections=True)
 
 
 def test_a_checkpoint_of_another_data_set_is_refused(
