@@ -391,7 +391,7 @@ def _product_type(layer: Mapping[str, Any]) -> str | None:
     texts = [_told_type(each) for each in layer.get("Inputs", ())]
     weights = layer.get("Weights")
     texts += [str(weights.get("Type", ""))] if isinstance(weights, Mapping) else []
-    kinds = {kind for text in texts if (kind := _type_of(text.lower()))}
+    kinds = {read for text in texts if (read := _type_of(text.lower()))}
     kinds = kinds or {kind for kind, pattern in TACTICS.items() if re.search(pattern, tactic)}
     return next((kind for kind in ("int8", "fp8", "bf16", "fp16", "fp32") if kind in kinds), "unknown")
 
