@@ -146,7 +146,10 @@ def test_projections_of_a_model_that_has_none_are_refused(sasrec: Bound, make_co
     known = {"source": Shape("checkpoint", model=SasrecConfig())}
     told = ("projections", "'source' has no projections around its body: leave this out")
     assert config_for(projections=True).problems(known) == [told]
-    assert config_for(projections=True).problems({"source": Shape("checkpoint", model=LlmConfig())}) == []
+    assert (
+        config_for(projections=True).problems({"source": Shape("checkpoint", model=LlmConfig(layers=2))})
+        == []
+    )
     with pytest.raises(InputError, match=r"quantize\.projections: 'source' has no projections"):
         quantize(sasrec, make_context, projections=True)
 

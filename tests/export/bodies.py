@@ -12,6 +12,7 @@ import torch
 from onnx import parser
 
 from export.onnx import export_onnx
+from export.runtime import overflows
 from recommender.models.build import build_model
 from recommender.models.config import LlmConfig
 from recommender.models.interface import SequentialRecommender
@@ -65,6 +66,8 @@ def session(model: ir.Model) -> onnxruntime.InferenceSession:
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")  # as the runtime does
+    if overflows():
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     return onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), options)
 
 

@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 
 from export import runtime
-from export.runtime import Artifact, ArtifactError, main, open_session
+from export.runtime import Artifact, ArtifactError, main, open_session, overflows
 from tests.export.fixtures import MAX_LENGTH, TOP_K, left_padded
 
 RIGHT = onnxruntime.InferenceSession
@@ -186,3 +186,20 @@ def test_what_follows_from_shapes_may_be_on_the_cpu() -> None:
     assert runtime.computed_on_cpu([on_gpu, shapes]) == {}
     more = Part("CPUExecutionProvider", (Node("TopK"), Node("Attention"), Node("Attention")))
     assert runtime.computed_on_cpu([on_gpu, shapes, more]) == {"Attention": 2, "TopK": 1}
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("fpu sse2 avx512f", True),
+        ("fpu sse2 avx512f avx512_vnni", False),
+        ("sse2 avx_vnni", False),
+        ("asimd", False),
+    ],
+)
+def test_products_of_8_bits_stay_in_float_where_they_would_overflow(
+    flags: str, expected: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\nbugs\t\t: none\n")
+    assert overflows(tmp_path / "cpuinfo") is expected
+    assert not overflows(tmp_path / "nowhere")
