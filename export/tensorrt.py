@@ -39,6 +39,8 @@ PRODUCT = re.compile(r"gemm|matmul|matrixmultiply|matrix_multiply|fullyconnected
 """In the lower-case type or tactic of a layer; not in conversions."""
 FUSED_PRODUCT = re.compile(r"__myl_\w*?(?:Fc|Gemm|Bmm|MatMul|Mha)(?![a-z])")
 """In the name or tactic of a layer that TensorRT's compiler fused: `__myl_FcAddCast_myl0_5`."""
+SPARSE = re.compile(r"sparse|spmma")
+"""In the lower-case tactic of a layer whose kernel skips the zeros of 2:4 weights."""
 TYPES = {"bf16": r"bf16|bfloat", "fp16": r"half|fp16|float16", "fp8": r"fp8|e4m3|float8", "int8": r"int8"}
 """What the inspector calls a type, in any case; whatever else is a float is float32."""
 TACTICS = {"bf16": "_bf16", "fp16": "_f16", "fp8": "_e4m3", "int8": "_i8", "fp32": "_f32|tf32"}
@@ -94,10 +96,19 @@ class Buffer(Protocol):
         """Start to copy to the host, on the stream."""
 
 
+class Scratch(Protocol):
+    """Memory of the device alone, for what an engine computes in between; there as long as the object is."""
+
+    address: int
+
+
 class Stream(Protocol):
     """A stream of the device that is not the default one."""
 
     handle: int
+
+    def scratch(self, size: int) -> Scratch:
+        """`size` bytes. Raises EngineError where the device has no more."""
 
     def buffer(self, shape: tuple[int, ...], dtype: str) -> Buffer:
         """Memory of its own."""
@@ -179,8 +190,8 @@ def build(
     logger = _logger()
     builder = _made(trt.Builder, logger)
     network, keep = _parsed(builder, onnx, logger, asked.refittable)
-    config = _configured(builder, asked)
-    _add_profiles(builder, network, config, asked.profiles)
+    config = _configured(_there(builder.create_builder_config(), "making a builder config", logger), asked)
+    _add_profiles(builder, network, config, asked.profiles, logger)
     cache = _open_cache(config, asked, machine)
     told = config.progress_monitor = _monitor(progress)
     memory = builder.build_serialized_network(network, config)
@@ -192,7 +203,8 @@ def build(
     content = bytes(memory)
     engine = _deserialized(content, logger, host_code=asked.version_compatible)
     facts = _described(engine)
-    proof = prove(_inspected(engine, logger), precision)
+    layers = _inspected(engine, logger)
+    proof = prove(layers, precision)
     _write(plan, content)
     del keep  # the parser owns the weights until here
     return {
@@ -202,6 +214,7 @@ def build(
         "onnx_sha256": sha256(onnx.read_bytes()).hexdigest(),
         "timing_cache": timing,
         "precision_proof": proof,
+        "sparse_layers": sparse_layers(layers),
         "seconds": time.perf_counter() - started,
         **facts,
     }
@@ -221,7 +234,8 @@ def _parsed(
     """The network of a graph, and its parser. From the path, so that weights beside the graph are found."""
     import tensorrt as trt
 
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    network = _there(builder.create_network(flags), "making a network", logger)
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(onnx)):
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
@@ -236,13 +250,15 @@ def _parsed(
     return network, parser
 
 
-def _configured(builder: "trt.Builder", asked: Asked) -> "trt.IBuilderConfig":
+def _configured(config: "trt.IBuilderConfig", asked: Asked) -> "trt.IBuilderConfig":
     import tensorrt as trt
 
-    config, flags = builder.create_builder_config(), trt.BuilderFlag
+    flags = trt.BuilderFlag
     if asked.workspace_bytes is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, asked.workspace_bytes)
     config.builder_optimization_level = asked.optimization_level
+    # so that a lane asks for the memory of its batch size, not of the largest one
+    config.set_preview_feature(trt.PreviewFeature.RUNTIME_ACTIVATION_RESIZE_10_10, True)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # else the inspector tells no types
     level = trt.HardwareCompatibilityLevel
     config.hardware_compatibility_level = {
@@ -267,6 +283,7 @@ def _add_profiles(
     network: "trt.INetworkDefinition",
     config: "trt.IBuilderConfig",
     profiles: Sequence[tuple[int, int, int]],
+    logger: "trt.ILogger",
 ) -> None:
     inputs = [network.get_input(index) for index in range(network.num_inputs)]
     for value in inputs:
@@ -277,7 +294,7 @@ def _add_profiles(
                 "fix it in the graph (`tensorrt.length`, `tensorrt.seen`): only the batch may vary",
             )
     for number, sizes in enumerate(profiles):
-        profile = builder.create_optimization_profile()
+        profile = _there(builder.create_optimization_profile(), "making a profile", logger)
         try:
             for value in inputs:
                 profile.set_shape(value.name, *((size, *tuple(value.shape)[1:]) for size in sizes))
@@ -296,7 +313,8 @@ def _open_cache(config: "trt.IBuilderConfig", asked: Asked, machine: Machine) ->
     key = f"{machine.gpu}-{machine.capability}-tensorrt-{machine.tensorrt}-cuda-{machine.cuda}"
     file = asked.timing_cache / f"{re.sub(r'[^A-Za-z0-9.]+', '-', key)}.timing"
     content = file.read_bytes() if file.is_file() else b""
-    if not config.set_timing_cache(config.create_timing_cache(content), ignore_mismatch=False):
+    cache = config.create_timing_cache(content)
+    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
         raise EngineError(f"TensorRT refuses the timing cache {file}", "delete it, and build again")
     return file, content
 
@@ -352,7 +370,8 @@ def _described(engine: "trt.ICudaEngine") -> dict[str, Any]:
 def _inspected(engine: "trt.ICudaEngine", logger: "trt.ILogger") -> list[dict[str, Any]]:
     import tensorrt as trt
 
-    text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+    inspector = _there(engine.create_engine_inspector(), "making an inspector", logger)
+    text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
     try:
         return [layer for layer in json.loads(text)["Layers"] if isinstance(layer, dict)]
     except (ValueError, LookupError, TypeError) as error:
@@ -379,13 +398,17 @@ def prove(layers: Sequence[Mapping[str, Any]], precision: str) -> dict[str, Any]
     return {"products": dict(found), "share": share, "layers": len(layers)}
 
 
+def sparse_layers(layers: Sequence[Mapping[str, Any]]) -> int | None:
+    """How many layers run a kernel for 2:4 weights, by the name of their tactic; None where none is named."""
+    named = [str(layer.get("TacticName") or "").lower() for layer in layers]
+    return sum(bool(SPARSE.search(name)) for name in named) if any(named) else None
+
+
 def _product_type(layer: Mapping[str, Any]) -> str | None:
     """The narrowest type that a matrix product reads; None for any other layer."""
-    name, kind, parameter, tactic = (
-        str(layer.get(key, "")) for key in ("Name", "LayerType", "ParameterType", "TacticName")
-    )
-    told = PRODUCT.search(f"{kind} {parameter} {tactic}".lower())
-    if not told and not FUSED_PRODUCT.search(f"{name} {tactic}"):
+    name, tactic = str(layer.get("Name", "")), str(layer.get("TacticName", ""))
+    types = f"{layer.get('LayerType', '')} {layer.get('ParameterType', '')} {tactic}"
+    if not PRODUCT.search(types.lower()) and not FUSED_PRODUCT.search(f"{name} {tactic}"):
         return None
     tactic = tactic.lower()
     texts = [_told_type(each) for each in layer.get("Inputs", ())]
@@ -437,7 +460,7 @@ def refit(
         raise EngineError(f"a refit of {', '.join(missing)} is missing", "build the engine again")
     if not refitter.refit_cuda_engine():
         raise _refused("refitting the engine", logger, "build the engine again")
-    config = engine.create_serialization_config()
+    config = _there(engine.create_serialization_config(), "making a serialization config", logger)
     if include := getattr(trt.SerializationFlag, "INCLUDE_REFIT", None):  # after 10.12: else refits end here
         config.set_flag(include)
     memory = engine.serialize_with_config(config)
@@ -483,12 +506,27 @@ def open_engine(path: Path, entry: Mapping[str, Any], threads: int | None, devic
     del threads  # of the CPU
     if device != "cuda":
         raise UnfitError(f"an engine runs on a GPU, not on the device {device!r}", "open it with device cuda")
-    told = entry.get("engine")
-    if not isinstance(told, Mapping):
-        raise UnfitError("the manifest does not say what it was built for", "export the artifact again")
+    told = _facts(entry)
     gpu = open_device()
     check_machine(told["machine"], told["flags"], gpu.machine())
     return Engine(path.read_bytes(), told, gpu)
+
+
+def _facts(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the manifest says of an engine. Raises UnfitError unless all is there that opening it takes."""
+    told: Mapping[str, Any] = entry.get("engine", {})
+    try:
+        texts = [*Machine(**told["machine"]), told["flags"]["hardware"]]
+        numbers = [told[name] for name in ("length", "seen", "top_k")]
+        numbers += [size for low, best, high in told["profiles"] for size in (low, best, high)]
+        fits = all(isinstance(each, str) for each in texts) and all(isinstance(each, int) for each in numbers)
+        if not (fits and told["profiles"] and isinstance(told["flags"]["version_compatible"], bool)):
+            raise ValueError("a value of another type")
+    except (LookupError, TypeError, ValueError) as error:
+        raise UnfitError(
+            f"the manifest does not say what it was built for ({error!r})", "export the artifact again"
+        ) from error
+    return told
 
 
 class Engine:
@@ -539,17 +577,16 @@ class Engine:
 class _Lane:
     """One batch size of one profile: a context, a stream, fixed memory, and a CUDA graph of the whole call.
 
-    A context for each, as a captured graph holds only while its context keeps its shapes and addresses.
+    A context for each, as a captured graph holds only while its context keeps its shapes and addresses. Its
+    scratch memory is of the size that its batch takes: a context that is left to itself takes that of the
+    largest profile. Lanes share none, as they run side by side.
     """
 
     def __init__(
         self, told: Engine, engine: "trt.ICudaEngine", stream: Stream, profile: int, size: int
     ) -> None:
         self._lock, self._stream, self._logger = threading.Lock(), stream, told._logger
-        context = engine.create_execution_context()
-        if context is None:
-            raise self._failed("creating an execution context (is the memory of the GPU full?)")
-        self._context = context
+        self._context = context = _user_managed(engine, self._logger)
         if not context.set_optimization_profile_async(profile, stream.handle):
             raise self._failed(f"choosing profile {profile}")
         stream.synchronize()  # shapes count from here on
@@ -567,6 +604,9 @@ class _Lane:
         for name, buffer in self.buffers.items():
             if not context.set_tensor_address(name, buffer.address):
                 raise self._failed(f"giving {name} its memory")
+        needed = context.update_device_memory_size_for_shapes()
+        self._scratch = stream.scratch(needed)
+        context.set_device_memory(self._scratch.address, needed)
         for name in ("items", "seen"):
             self.buffers[name].host[...] = 0
             self.buffers[name].upload()
@@ -594,6 +634,14 @@ class _Lane:
 
     def _failed(self, step: str) -> EngineError:
         return _refused(step, self._logger, "open the artifact anew; if it stays, export it again")
+
+
+def _user_managed(engine: "trt.ICudaEngine", logger: "trt.ILogger") -> "trt.IExecutionContext":
+    """A context whose scratch memory is still to be given."""
+    import tensorrt as trt
+
+    strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+    return _there(engine.create_execution_context(strategy), "creating an execution context", logger)
 
 
 def _left_padded(items: NDArray[Any], length: int) -> NDArray[Any]:
@@ -632,6 +680,13 @@ def _made(kind: "Callable[[trt.ILogger], Made]", logger: "trt.ILogger") -> "Made
     except TypeError as error:
         fix = "see the messages above; does the driver fit this version of CUDA (nvidia-smi)?"
         raise _refused(f"making a {getattr(kind, '__name__', kind)} ({error})", logger, fix) from error
+
+
+def _there(made: "Made | None", step: str, logger: "trt.ILogger") -> "Made":
+    """An object that TensorRT was asked for; None is how it says that it could not make one."""
+    if made is None:
+        raise _refused(step, logger, "see the messages above; is the memory of the GPU full?")
+    return made
 
 
 def _refused(step: str, logger: "trt.ILogger", fix: str) -> EngineError:
@@ -718,6 +773,9 @@ class _CudaStream:
     def buffer(self, shape: tuple[int, ...], dtype: str) -> Buffer:
         return _CudaBuffer(self._stream, shape, dtype)
 
+    def scratch(self, size: int) -> Scratch:
+        return _CudaScratch(size)
+
     def synchronize(self) -> None:
         self._stream.synchronize()
 
@@ -734,6 +792,20 @@ class _CudaStream:
                 graph.replay()
 
         return replay
+
+
+class _CudaScratch:
+    def __init__(self, size: int) -> None:
+        import torch
+
+        try:
+            self._tensor = torch.empty(max(1, size), dtype=torch.uint8, device="cuda")
+        except torch.OutOfMemoryError as error:
+            raise EngineError(
+                f"the GPU has no {size:,} bytes free, which a batch of this size takes",
+                "free some, or export the artifact again with smaller batches in `tensorrt.profiles`",
+            ) from error
+        self.address: int = self._tensor.data_ptr()
 
 
 class _CudaBuffer:

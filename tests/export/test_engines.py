@@ -93,6 +93,17 @@ def test_it_is_opened_only_where_it_was_built_for(
         open_artifact(with_engine, variant="tensorrt-fp16", device="cuda")
 
 
+def test_a_manifest_without_a_word_on_the_machine_leaves_with_2(
+    fake_trt: ModuleType, own_engine: Path
+) -> None:
+    manifest = json.loads((own_engine / "manifest.json").read_text())
+    next(each for each in manifest["variants"] if each["name"] == "tensorrt-fp16")["engine"] = {}
+    (own_engine / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match="does not say what it was built for") as caught:
+        open_artifact(own_engine, variant="tensorrt-fp16", device="cuda")
+    assert caught.value.exit_code == 2
+
+
 def test_a_call_that_fails_is_told_as_tensorrts(fake_trt: ModuleType, with_engine: Path) -> None:
     opened = Artifact(with_engine, variant="tensorrt-fp16", device="cuda")
     fake_trt.FAIL.add("context")

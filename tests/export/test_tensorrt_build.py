@@ -16,7 +16,16 @@ import pytest
 import export.tensorrt
 from export.half import to_half
 from export.static import static_graph
-from export.tensorrt import Asked, EngineError, ImpreciseError, MissingError, build, prove, refit
+from export.tensorrt import (
+    Asked,
+    EngineError,
+    ImpreciseError,
+    MissingError,
+    build,
+    prove,
+    refit,
+    sparse_layers,
+)
 from tests.export.engines import SEEN, built, fit
 from tests.export.fixtures import MAX_LENGTH, TOP_K
 from tests.fakes.device import HERE, CpuDevice
@@ -66,13 +75,19 @@ def test_the_manifest_says_what_an_engine_is_tied_to(
     ("step", "message"),
     [
         ("parse", r"cannot read fp32.onnx: node 3 'node_x' \(NonZero\): unsupported; .*recpress lint"),
+        ("network", r"failed at making a network: \[fake\] no network"),
+        ("config", "failed at making a builder config"),
+        ("made profile", "failed at making a profile"),
+        ("empty profile", r"profile 0 \(1, 1, 1\) is refused; mend `tensorrt.profiles`"),
         ("profile", r"profile 0 \(1, 1, 1\) is refused; mend `tensorrt.profiles`"),
+        ("made timing cache", r"refuses the timing cache .*\.timing; delete it"),
         ("timing cache", r"refuses the timing cache .*\.timing; delete it"),
         ("builder", r"failed at making a Builder \(.*nullptr\): \[fake\] no builder; .*does the driver fit"),
         ("runtime", r"failed at making a Runtime"),
         ("build", r"failed at building the engine: \[fake\] no build; .*workspace_bytes"),
         ("deserialize", r"failed at deserializing the engine: \[fake\] no deserialize"),
         ("mark", r"failed at marking the weights x as refittable"),
+        ("made inspector", "failed at making an inspector"),
         ("inspector", r"failed at reading the inspector"),
         ("other outputs", r"the engine has .*other"),
     ],
@@ -163,6 +178,42 @@ def test_timings_are_kept_for_each_gpu_and_version(
     (file,) = (tmp_path / "cache").iterdir()
     assert file.name == first["file"] == "Fake-H200-9.0-tensorrt-11.4.0.106-cuda-13.0.timing"
     assert (first["hit"], again["hit"]) == (False, True) and file.read_bytes() == b"timings"
+
+
+def test_timings_that_are_not_given_back_are_not_kept(
+    fake_trt: ModuleType, scoring: Scoring, tmp_path: Path
+) -> None:
+    fake_trt.FAIL.add("kept cache")
+    told = built(scoring["fp32"], tmp_path / "a.plan", timing_cache=tmp_path / "cache")
+    assert told["timing_cache"] == {"file": None, "hit": False} and not (tmp_path / "cache").exists()
+
+
+def test_layers_with_sparse_kernels_are_counted(
+    fake_trt: ModuleType, scoring: Scoring, tmp_path: Path
+) -> None:
+    model = onnx.load(scoring["fp32"])
+    read = [node.input[1] for node in model.graph.node if node.op_type == "MatMul"]
+    weights = [each for each in model.graph.initializer if each.name in read and each.dims[0] % 4 == 0]
+    for each in weights[:3]:
+        array = onnx.numpy_helper.to_array(each).copy()
+        array[::4], array[1::4] = 0, 0
+        each.CopyFrom(onnx.numpy_helper.from_array(array, each.name))
+    onnx.save(model, tmp_path / "sparse.onnx")
+    readers = sum(name in {each.name for each in weights[:3]} for name in read)
+    told = [
+        built(tmp_path / "sparse.onnx", tmp_path / "a.plan", sparse=sparse)["sparse_layers"]
+        for sparse in (True, False)
+    ]
+    assert told == [readers, 0] and readers >= 3
+    assert built(scoring["fp32"], tmp_path / "a.plan", sparse=True)["sparse_layers"] == 0
+    fake_trt.FAIL.add("no tactics")
+    assert built(scoring["fp32"], tmp_path / "a.plan", sparse=True)["sparse_layers"] is None
+
+
+def test_sparse_tactics_are_known_by_their_names() -> None:
+    names = ["sm80_xmma_sparse_gemm_f16f16", "cutlass_tensorop_SPMMA_64x64", "sm80_xmma_gemm_f16f16", ""]
+    assert sparse_layers([{"TacticName": name} for name in names]) == 2
+    assert sparse_layers([{"TacticName": ""}, {}]) is None
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -261,6 +312,7 @@ def test_an_engine_of_which_nothing_is_told_proves_nothing() -> None:
         ("set weights", r"refitting rows with \(1, 64\)"),
         ("missing weights", "a refit of another is missing"),
         ("refit", "failed at refitting the engine"),
+        ("serialization config", "failed at making a serialization config"),
         ("serialize", "failed at serializing the refitted engine"),
     ],
 )

@@ -1,5 +1,6 @@
 """Running an engine: its answers, its calls in order, what it refuses. TensorRT is a stand-in here."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 
 import export.tensorrt
 from export.tensorrt import (
@@ -96,7 +98,10 @@ def test_threads_share_an_engine(fake_trt: ModuleType, scoring: Scoring, tmp_pat
 @pytest.mark.parametrize(
     ("step", "message"),
     [
-        ("context", "failed at creating an execution context .*: .fake. no context; open the artifact anew"),
+        (
+            "context",
+            "failed at creating an execution context: .fake. no context; .* is the memory of the GPU",
+        ),
         ("set profile", "failed at choosing profile 1"),
         ("shape", r"failed at giving items the shape \(2, 12\)"),
         ("infer", r"failed at inferring shapes \(seen missing\)"),
@@ -115,6 +120,24 @@ def test_every_refusal_is_an_error(
         engine.run(("scores",), given)
     fake_trt.FAIL.clear()
     engine.run(("scores",), given)  # nothing that failed is kept
+
+
+def test_each_batch_size_has_scratch_memory_of_its_own_size(
+    fake_trt: ModuleType, scoring: Scoring, tmp_path: Path
+) -> None:
+    engine, device = opened(scoring["fp32"], tmp_path, profiles=((1, 1, 1), (1, 16, 48)))
+    for users in (1, 3, 48, 4):
+        engine.run(("scores",), {"items": left_padded(users, 3), "seen": np.zeros((users, 1), np.int64)})
+    assert device.scratch == [1024, 4 * 1024, 48 * 1024]  # and not 48 KiB each
+
+
+def test_a_gpu_without_memory_for_a_batch_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*sizes: int, **_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch, "empty", full)
+    with pytest.raises(EngineError, match=r"no 5,000 bytes free.*`tensorrt.profiles`"):
+        export.tensorrt._CudaScratch(5000)
 
 
 def test_a_call_that_fails_later_is_an_error_too(
@@ -217,6 +240,36 @@ def test_it_is_refused_before_it_is_deserialized(
     assert not fake_trt.CALLS
     with pytest.raises(UnfitError, match="on a GPU, not on the device 'cpu'"):
         open_engine(tmp_path / "a.plan", {"engine": told}, None, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ((), {}),
+        ((), None),
+        ((), "built"),
+        (("machine",), {"gpu": "Fake H200"}),
+        (("machine", "another"), "x"),
+        (("machine", "gpu"), None),
+        (("flags",), {}),
+        (("flags",), {"hardware": "none"}),
+        (("flags", "version_compatible"), "no"),
+        (("profiles",), []),
+        (("profiles",), [[1, 2]]),
+        (("length",), "12"),
+        (("top_k",), None),
+    ],
+)
+def test_an_engine_whose_entry_is_damaged_is_refused(
+    fake_trt: ModuleType, scoring: Scoring, tmp_path: Path, place: tuple[str, ...], value: Any
+) -> None:
+    entry: dict[str, Any] = {"engine": json.loads(json.dumps(built(scoring["fp32"], tmp_path / "a.plan")))}
+    inside = entry
+    for name in ("engine", *place)[:-1]:
+        inside = inside[name]
+    inside[("engine", *place)[-1]] = value
+    with pytest.raises(UnfitError, match=r"does not say what it was built for \(.*\); export the artifact"):
+        open_engine(tmp_path / "a.plan", entry, None, "cuda")
 
 
 def test_code_within_a_plan_is_run_only_where_it_was_asked_for(

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,12 +26,22 @@ class CpuBuffer:
         self.host[...] = self._device
 
 
+class CpuScratch:
+    def __init__(self, size: int) -> None:
+        self._memory = np.zeros(max(1, size), np.uint8)
+        self.address = self._memory.ctypes.data
+
+
 class CpuStream:
     def __init__(self, device: "CpuDevice", handle: int) -> None:
         self.device, self.handle = device, handle
 
     def buffer(self, shape: tuple[int, ...], dtype: str) -> CpuBuffer:
         return CpuBuffer(shape, dtype)
+
+    def scratch(self, size: int) -> CpuScratch:
+        self.device.scratch.append(size)
+        return CpuScratch(size)
 
     def synchronize(self) -> None:
         tensorrt.CALLS.append("synchronize")
@@ -50,6 +60,7 @@ class CpuDevice:
     here: Machine = HERE
     streams: int = 0
     captured: int = 0
+    scratch: list[int] = field(default_factory=list)
 
     def machine(self) -> Machine:
         return self.here

@@ -22,10 +22,12 @@ from export.lint.supported import SINCE
 from tests.fakes.tensorrt_names import (
     BuilderFlag,
     DataType,
+    ExecutionContextAllocationStrategy,
     HardwareCompatibilityLevel,
     LayerInformationFormat,
     MemoryPoolType,
     NetworkDefinitionCreationFlag,
+    PreviewFeature,
     ProfilingVerbosity,
     SerializationFlag,
     TensorIOMode,
@@ -185,6 +187,9 @@ class IOptimizationProfile:
             raise ValueError("min <= opt <= max does not hold")
         self.shapes[input] = (min, opt, max)
 
+    def __bool__(self) -> bool:
+        return "empty profile" not in FAIL
+
 
 class ITimingCache:
     def __init__(self, content: bytes) -> None:
@@ -204,6 +209,11 @@ class IBuilderConfig:
         self.hardware_compatibility_level = HardwareCompatibilityLevel.NONE
         self.profiling_verbosity = ProfilingVerbosity.LAYER_NAMES_ONLY
         self.progress_monitor: Any = None
+        self.previews: set[PreviewFeature] = set()
+
+    def set_preview_feature(self, feature: PreviewFeature, enable: bool) -> None:
+        assert enable
+        self.previews.add(feature)
 
     def set_flag(self, flag: BuilderFlag) -> None:
         self.flags.add(flag)
@@ -220,8 +230,8 @@ class IBuilderConfig:
         self.profiles.append(profile)
         return len(self.profiles) - 1
 
-    def create_timing_cache(self, serialized_timing_cache: bytes) -> ITimingCache:
-        return ITimingCache(serialized_timing_cache)
+    def create_timing_cache(self, serialized_timing_cache: bytes) -> ITimingCache | None:
+        return None if _no("made timing cache", self.logger) else ITimingCache(serialized_timing_cache)
 
     def set_timing_cache(self, cache: ITimingCache, ignore_mismatch: bool) -> bool:
         assert not ignore_mismatch
@@ -231,7 +241,7 @@ class IBuilderConfig:
         return True
 
     def get_timing_cache(self) -> ITimingCache | None:
-        return self.cache
+        return None if "kept cache" in FAIL else self.cache
 
 
 class Builder:
@@ -240,14 +250,14 @@ class Builder:
             raise TypeError("pybind11::init(): factory function returned nullptr")
         self.logger = logger
 
-    def create_network(self, flags: int = 0) -> INetworkDefinition:
-        return INetworkDefinition(flags)
+    def create_network(self, flags: int = 0) -> INetworkDefinition | None:
+        return None if _no("network", self.logger) else INetworkDefinition(flags)
 
-    def create_builder_config(self) -> IBuilderConfig:
-        return IBuilderConfig(self.logger)
+    def create_builder_config(self) -> IBuilderConfig | None:
+        return None if _no("config", self.logger) else IBuilderConfig(self.logger)
 
-    def create_optimization_profile(self) -> IOptimizationProfile:
-        return IOptimizationProfile()
+    def create_optimization_profile(self) -> IOptimizationProfile | None:
+        return None if _no("made profile", self.logger) else IOptimizationProfile()
 
     def build_serialized_network(
         self, network: INetworkDefinition, config: IBuilderConfig
@@ -267,6 +277,7 @@ class Builder:
             "host_code": BuilderFlag.VERSION_COMPATIBLE in config.flags,
             "profiles": [profile.shapes for profile in config.profiles],
             "flags": sorted(flag.name for flag in config.flags), "workspace": config.workspace,
+            "resized": PreviewFeature.RUNTIME_ACTIVATION_RESIZE_10_10 in config.previews,
             "level": config.builder_optimization_level, "hardware": config.hardware_compatibility_level.name,
         }  # fmt: skip
         CALLS.append(told)
@@ -321,14 +332,16 @@ class ICudaEngine:
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         return self._value(name).shape
 
-    def create_engine_inspector(self) -> "EngineInspector":
-        return EngineInspector(self)
+    def create_engine_inspector(self) -> "EngineInspector | None":
+        return None if _no("made inspector", self.logger) else EngineInspector(self)
 
-    def create_execution_context(self) -> "IExecutionContext | None":
-        return None if _no("context", self.logger) else IExecutionContext(self)
+    def create_execution_context(
+        self, strategy: ExecutionContextAllocationStrategy = ExecutionContextAllocationStrategy.STATIC
+    ) -> "IExecutionContext | None":
+        return None if _no("context", self.logger) else IExecutionContext(self, strategy)
 
-    def create_serialization_config(self) -> "ISerializationConfig":
-        return ISerializationConfig()
+    def create_serialization_config(self) -> "ISerializationConfig | None":
+        return None if _no("serialization config", self.logger) else ISerializationConfig()
 
     def serialize_with_config(self, config: "ISerializationConfig") -> IHostMemory | None:
         if _no("serialize", self.logger):
@@ -386,14 +399,29 @@ class EngineInspector:
             return names.get(kinds.get(source, 0), "N/A due to dynamic shapes")
 
         kind = {"MatMul": "gemm", "Gemm": "gemm", "Attention": "mha"}
+        stored = {each.name: each for each in model.graph.initializer}
+        skipping = BuilderFlag.SPARSE_WEIGHTS.name in self.engine.told["flags"]
+
+        def tactic(node: onnx.NodeProto) -> str:
+            if node.op_type != "MatMul" or "no tactics" in FAIL:
+                return ""
+            sparse = skipping and node.input[1] in stored and _is_sparse(stored[node.input[1]])
+            return f"fake_{'sparse_' if sparse else ''}gemm"
+
         layers = [
             {
-                "Name": node.name, "LayerType": kind.get(node.op_type, "kgen"), "TacticName": "",
+                "Name": node.name, "LayerType": kind.get(node.op_type, "kgen"), "TacticName": tactic(node),
                 "Inputs": [{"Name": name, **_told(told_of(name))} for name in node.input if name],
             }
             for node in nodes
         ]  # fmt: skip
         return json.dumps({"Layers": layers, "Bindings": []})
+
+
+def _is_sparse(weight: onnx.TensorProto) -> bool:
+    """[in, out] with two zeros among each four of its inputs."""
+    array = numpy_helper.to_array(weight)
+    return len(array) % 4 == 0 and bool(((array.T.reshape(-1, 4) == 0).sum(axis=1) >= 2).all())
 
 
 def _told(kind: str) -> dict[str, str]:
@@ -406,8 +434,10 @@ def _told(kind: str) -> dict[str, str]:
 class IExecutionContext:
     """Refuses to run before shapes and addresses are there, and to be captured before it has run."""
 
-    def __init__(self, engine: ICudaEngine) -> None:
+    def __init__(self, engine: ICudaEngine, strategy: ExecutionContextAllocationStrategy) -> None:
         self.engine, self.logger = engine, engine.logger
+        self.own = strategy == ExecutionContextAllocationStrategy.STATIC
+        self.memory = (0, 0)
         self.profile: int | None = None
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.addresses: dict[str, int] = {}
@@ -444,9 +474,21 @@ class IExecutionContext:
         self.addresses[name], self.ran = memory, False
         return True
 
+    def update_device_memory_size_for_shapes(self) -> int:
+        """1 KiB for each user: of its shapes where the engine can be resized, else of the largest profile."""
+        assert not self.own and not self.infer_shapes(), "a size before the shapes"
+        largest = max(profile["items"][2][0] for profile in self.engine.told["profiles"])
+        return 1024 * (self.shapes["items"][0] if self.engine.told["resized"] else largest)
+
+    def set_device_memory(self, memory: int, size: int) -> None:
+        assert not self.own
+        self.memory = (memory, size)
+
     def execute_async_v3(self, stream_handle: int) -> bool:
         assert stream_handle != 0, "on the default stream"
         assert set(self.addresses) == {value.name for value in self.engine.values}, "without addresses"
+        lacking = not self.own and self.memory[1] < self.update_device_memory_size_for_shapes()
+        assert not lacking and (self.own or self.memory[0]), "without scratch memory"
         if threading.get_ident() in CAPTURING:
             assert self.ran, "captured before it has run once"
             return True

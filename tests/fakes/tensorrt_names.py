@@ -50,6 +50,15 @@ class LayerInformationFormat(IntEnum):
     JSON = 1
 
 
+class PreviewFeature(IntEnum):
+    RUNTIME_ACTIVATION_RESIZE_10_10 = 1
+
+
+class ExecutionContextAllocationStrategy(IntEnum):
+    STATIC = 0
+    USER_MANAGED = 2
+
+
 class SerializationFlag(IntEnum):
     EXCLUDE_WEIGHTS = 0
     INCLUDE_REFIT = 2
