@@ -49,7 +49,7 @@ def test_a_built_in_recipe_agrees_with_the_schema(file: Path) -> None:
 def test_the_changelog_names_every_built_in_recipe() -> None:
     text = (ROOT / "CHANGELOG.md").read_text()
     listed = text.partition("- Built-in recipes: ")[2].partition("\n- ")[0]
-    assert sorted(re.findall(r"`([^`]+)`", listed)) == [file.stem for file in RECIPES]
+    assert sorted(re.findall(r"`([^`]+)`", listed)) == sorted(file.stem for file in RECIPES)
 
 
 def test_a_union_of_one_stage_works_too() -> None:
