@@ -25,6 +25,7 @@ class Calibration:
 
     items: Int64  # [n, L] left-padded rows, shortest history first
     targets: Int64  # [n] rows
+    users: Int64  # [n] whose they are
 
     def batches(self, device: torch.device) -> Iterator[tuple[History, Tensor]]:
         """(histories [b, l], targets [b]), trimmed to the longest history of each batch."""
@@ -52,7 +53,7 @@ def sample(prepared: Prepared, split: Split, *, users: int, max_length: int, see
             fix="give longer histories, or a split that leaves some for training",
         )
     order = np.argsort((items != 0).sum(axis=1), kind="stable")
-    return Calibration(items[order], targets[order])
+    return Calibration(items[order], targets[order], everyone[order])
 
 
 def streams(model: SequentialRecommender, calibration: Calibration) -> Iterator[Streams]:

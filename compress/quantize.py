@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from compress.quantization.schemes import MIXED, PRESETS, Preset, read_asked, read_file
-from recommender.errors import InputError, StageError
-from recommender.models.config import BODILESS
+from recommender.errors import InputError
+from recommender.models.config import BODILESS, LlmConfig
 from recommender.quantization_scheme import (
     BITSANDBYTES,
     UNREAD,
@@ -23,6 +23,7 @@ from recommender.stage import Bound, Context, Outputs, Shape, StageConfig, lasti
 
 if TYPE_CHECKING:
     from compress.quantization.apply import Work
+    from compress.quantization.settled import Settled
     from recommender.checkpoint import CheckpointInfo
     from recommender.models.interface import SequentialRecommender
 
@@ -46,8 +47,8 @@ class QuantizeConfig(StageConfig):
     as_: str = Field(alias="as", description="name of the quantized checkpoint")
     scheme: SchemeOption = Field(
         description="int8-dynamic (weights and activations, for CPUs), int8-static (calibrated ranges, for "
-        "TensorRT), int4 (weights only), nf4 and llm-int8 (bitsandbytes), mixed (chosen by `budget`); or a "
-        "scheme of your own: a map, or a .yaml or .json file"
+        "TensorRT), int4 (weights only), nf4 and llm-int8 (bitsandbytes), mixed (chosen by `kl_budget`); or "
+        "a scheme of your own: a map, or a .yaml or .json file"
     )
     method: Method | None = Field(
         None,
@@ -56,6 +57,11 @@ class QuantizeConfig(StageConfig):
     )
     item_table: TableBits | None = Field(
         None, description="the item vectors, a scale per item. null: the scheme's own, or fp32"
+    )
+    projections: bool = Field(
+        False,
+        description="count the projections between item vectors and body (`input_projection`, "
+        "`output_projection`) among the matrices; false: a scheme of your own may still name them",
     )
     group: Group | None = Field(32, description="int4, mixed: columns that share a scale; null: whole rows")
     calibration_users: int = Field(
@@ -70,14 +76,15 @@ class QuantizeConfig(StageConfig):
     )
     sensitivity: bool = Field(
         False,
-        description="measure what the validation loss gains by each matrix alone, rounded by `method` "
-        "(mixed: always)",
+        description="measure by how much each matrix alone, rounded by `method`, moves what is recommended "
+        "(KL divergence over the catalogue; mixed: always)",
     )
-    budget: float = Field(
-        0.01,
+    kl_budget: float = Field(
+        0.0003,
         ge=0,
-        description="mixed: by how much the validation loss (nats) may rise, as measured of all matrices "
-        "rounded by `method`; an item table of fewer bits comes on top",
+        description="mixed: how far the recommended distribution may move: mean KL divergence (nats) of the "
+        "float model's to the quantized model's over the catalogue, as measured of all that is written "
+        "(matrices rounded by `method`, and the item table)",
     )
 
     @model_validator(mode="after")
@@ -105,6 +112,8 @@ class QuantizeConfig(StageConfig):
             return [("of", TWICE.format(name=self.of, scheme=source.quantized))]
         if source is not None and source.sparsity is not None and self._asked_method == "gptq":
             return [("method", FILLS.format(name=self.of))]
+        if self.projections and source is not None and not isinstance(source.model, LlmConfig | None):
+            return [("projections", f"{self.of!r} has no projections around its body: leave this out")]
         return []
 
     def shape(self, known: Mapping[str, Shape]) -> Shape:
@@ -128,10 +137,11 @@ class QuantizeConfig(StageConfig):
     def _with_table(self, scheme: QuantizationScheme) -> QuantizationScheme:
         return scheme.model_copy(update={} if self.item_table is None else {"item_table": self.item_table})
 
-    def asked(self, names: Sequence[str]) -> QuantizationScheme:
+    def asked(self, names: Sequence[str], beside: Sequence[str] = ()) -> QuantizationScheme:
         """The scheme for matrices of these names; of `mixed` everything but its matrices.
 
-        Raises InputError where it names others, or nothing at all.
+        `beside`: what a scheme of one's own may name, too. Raises InputError where it names others, or
+        nothing at all.
         """
         from compress.quantization.schemes import preset, resolved
 
@@ -140,10 +150,10 @@ class QuantizeConfig(StageConfig):
                 own = parsed_scheme(read_file(self.scheme), str(self.scheme))
             except ValueError as error:
                 raise InputError(str(error), where="quantize.scheme") from error
-            return self.model_copy(update={"scheme": own}).asked(names)
+            return self.model_copy(update={"scheme": own}).asked(names, beside)
         if isinstance(self.scheme, QuantizationScheme):
             given = self._with_table(self.scheme)
-            update: dict[str, Any] = {"matrices": resolved(given.matrices, names)}
+            update: dict[str, Any] = {"matrices": resolved(given.matrices, names, beside)}
             scheme = given.model_copy(
                 update=update | ({} if self.method is None else {"method": self.method})
             )
@@ -169,26 +179,31 @@ assert {*PRESETS} > {*BITSANDBYTES}
 def run(config: QuantizeConfig, inputs: Mapping[str, Bound], context: Context) -> Outputs:
     """Round, note the scheme, save to `context.folder / "checkpoint"`, and the scheme as `scheme.yaml`.
 
-    Metrics: the validation loss before, with rounded weights, and with inputs rounded as served; bytes of the
-    matrices and of the item table as the scheme holds them; `sensitivity` where it was measured. Raises
-    InputError when the source has no matrices, holds NaN, is quantized already or of another catalogue, when
-    the scheme names unknown matrices, or nobody has a history to calibrate on, StageError where a budget
-    leaves nothing to quantize.
+    Metrics: the validation loss before, with rounded weights, and with inputs rounded as served; `damage`,
+    what that does to the answers (divergence, loss, NDCG@10); bytes of the matrices and of the item table as
+    the scheme holds them; `sensitivity` where it was measured. Raises InputError when the source has no
+    matrices, holds NaN, is quantized already or of another catalogue, when the scheme names unknown matrices,
+    or nobody has a history to calibrate on, StageError where a budget cannot be kept, or leaves nothing to
+    quantize.
     """
     from compress.quantization.apply import Work
     from recommender.checkpoint import read_info, save_checkpoint
     from recommender.files import write_text
+    from recommender.models.linears import PROJECTIONS
 
     folder = inputs[config.of].path
     info = read_info(folder)
     _check(config, info)
     model, note = _opened(folder, info, context)
     work = Work.on(model, context, users=config.calibration_users, name=config.of)
-    scheme = config.asked(list(work.linears))
+    names = [name for name in work.linears if config.projections or name not in PROJECTIONS]
+    scheme = config.asked(names, list(work.linears))
     if scheme.method == "gptq" and note is not None:
         raise InputError(FILLS.format(name=config.of), where="quantize.method")
-    before, metrics = work.loss(), dict[str, Any]()
-    scheme, notes = _settled(config, scheme, work, before, metrics)
+    before, settled = work.loss(), _settled(config, scheme, work, names)
+    scheme = settled.scheme
+    if "warning" in settled.metrics:
+        context.progress("note", {"text": f"WARNING: {settled.metrics['warning']}"})
     context.progress("note", {"quantizing": len(scheme.matrices), "scheme": scheme.summary})
     quantization = work.apply(scheme)
     save_checkpoint(
@@ -202,7 +217,7 @@ def run(config: QuantizeConfig, inputs: Mapping[str, Bound], context: Context) -
     )
     from compress.quantization.schemes import scheme_text
 
-    write_text(context.folder / "scheme.yaml", scheme_text(scheme, config.of, notes))
+    write_text(context.folder / "scheme.yaml", scheme_text(scheme, config.of, settled.notes))
     return Outputs(
         {
             "scheme": scheme.summary,
@@ -211,10 +226,21 @@ def run(config: QuantizeConfig, inputs: Mapping[str, Bound], context: Context) -
             **work.bytes_of(scheme),
             "validation_loss_before": before,
             "validation_loss_weights": work.loss(),
-            "validation_loss": work.loss_as_served(scheme),
-            **metrics,
+            **work.served(scheme),
+            **settled.metrics,
         }
     )
+
+
+def _settled(
+    config: QuantizeConfig, scheme: QuantizationScheme, work: "Work", names: Sequence[str]
+) -> "Settled":
+    """The scheme with measured ranges, or chosen where it is mixed."""
+    from compress.quantization.settled import as_asked, chosen
+
+    if config.scheme == MIXED:
+        return chosen(work, scheme, names, group=config.group, budget=config.kl_budget)
+    return as_asked(work, scheme, percentile=config.percentile, sensitivity=config.sensitivity)
 
 
 def _zeros(model: "SequentialRecommender", note: Sparsity | None) -> dict[str, Any]:
@@ -249,43 +275,3 @@ def _check(config: QuantizeConfig, info: "CheckpointInfo") -> None:
     known = Shape("checkpoint", model=info.model_config, quantized=info.quantized, sparsity=planned)
     for place, wrong in config.problems({config.of: known}):
         raise InputError(wrong, where=f"quantize.{place}")
-
-
-def _settled(
-    config: QuantizeConfig, scheme: QuantizationScheme, work: "Work", before: float, metrics: dict[str, Any]
-) -> tuple[QuantizationScheme, list[str]]:
-    """(the scheme with measured ranges, or chosen where it is mixed; what to note in its file)."""
-    from compress.quantization.schemes import options
-
-    if config.scheme != MIXED:
-        scheme = work.with_ranges(scheme, percentile=config.percentile)
-        if not config.sensitivity:
-            return scheme, []
-        tried = {name: [matrix] for name, matrix in scheme.matrices.items() if matrix.kind != "fp32"}
-        metrics["sensitivity"] = work.rises(tried, before, scheme.method)
-        return scheme, _told(metrics["sensitivity"])
-    choices = {name: list(options(config.group).values()) for name in work.linears}
-    mixed, found = work.mixed(choices, before, budget=config.budget, method=scheme.method)
-    metrics |= {"sensitivity": found, "budget": config.budget}
-    metrics |= {"rise_predicted": mixed.predicted, "rise_measured": mixed.measured}
-    if all(matrix.kind == "fp32" for matrix in mixed.schemes.values()) and scheme.item_table == "fp32":
-        raise StageError(
-            f"no matrix can be held in fewer bits for {config.budget:g} nats of validation loss",
-            where="quantize.budget",
-            fix="raise the budget, or see with `sensitivity: true` what each matrix costs",
-        )
-    told = (
-        f"budget {config.budget:g} nats for the matrices, rounded by {scheme.method}; rise predicted "
-        f"{mixed.predicted:.4f}, measured {mixed.measured:.4f}"
-    )
-    return scheme.model_copy(update={"matrices": mixed.schemes}), [told, *_told(found)]
-
-
-def _told(found: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """What each matrix loses alone, worst first, for people."""
-    worst_first = sorted(found.items(), key=lambda each: -max(each[1].values()))
-    rows = [
-        f"  {name}: " + ", ".join(f"{kind} {rise:+.5f}" for kind, rise in kinds.items())
-        for name, kinds in worst_first
-    ]
-    return ["validation loss gained by a matrix alone (nats):", *rows]

@@ -96,6 +96,7 @@ def write_artifact(
     other types than it promises.
     """
     from export.onnx import export_onnx
+    from export.recorded import left_in_float, recorded
 
     names = to_try(variants, model.n_items)
     if "ann" in names:
@@ -112,8 +113,6 @@ def write_artifact(
             raise InputError(wrong, where="export.variants")
     matrices: dict[str, Recorded] = {}
     if quantization is not None and not {*RECORDED, "tensorrt-int8"}.isdisjoint(names):
-        from export.recorded import recorded
-
         matrices = recorded(model, quantization)
     with complete_folder(folder) as temporary:
         catalogue = temporary / catalogue_name(1)
@@ -134,6 +133,8 @@ def write_artifact(
                 order = None if engines is None else replace(engines, matrices=matrices)
                 entry = variant_entry(name, manifest, bodies, catalogue, ann or AnnConfig(), bits, order)
             told = told_of_bits(name, scheme, int8_users)
+            if name in RECORDED:
+                told["float_weights"] = left_in_float(temporary / str(entry["body"]), model)
             manifest["variants"].append(entry | told | {"cost": cost_of(model, name, scheme)})
         seal(temporary, manifest)
         try:

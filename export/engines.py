@@ -20,6 +20,7 @@ from export.fp8 import fp8_products, input_ranges
 from export.half import to_half
 from export.lint.check import lint
 from export.onnx import save_onnx
+from export.plain import plain_operators
 from export.quantized_body import quantized_body
 from export.recorded import Recorded
 from export.static import replace_weights, static_graph, table_weights, weights_of_table, with_spare_rows
@@ -114,7 +115,7 @@ def gpu_for(names: Sequence[VariantName]) -> tensorrt.Device:
 def engine_graph(
     name: VariantName, canonical: ir.Model, order: EngineOrder, *, length: int, n_items: int
 ) -> ir.Model:
-    """The graph that the engine of a variant is built from.
+    """The graph that the engine of a variant is built from, in operators that every supported TensorRT reads.
 
     Raises StageError where it cannot be written in the variant's precision.
     """
@@ -127,7 +128,7 @@ def engine_graph(
     if config.refittable:
         model = with_spare_rows(model, n_items + 1 + config.spare_items, n_items)
     wanted = config.around if kind in ("int8", "fp8") else kind
-    return to_half(model, wanted) if wanted in ("fp16", "bf16") else model
+    return plain_operators(to_half(model, wanted) if wanted in ("fp16", "bf16") else model)
 
 
 def engine_entry(

@@ -101,11 +101,16 @@ def cost_of(
 ) -> dict[str, Any] | None:
     """What a call of a variant has to compute and to read at least; None: not known."""
     from recommender.models.cost import cost_card
+    from recommender.models.half_cost import half_cost_card
     from recommender.models.scheme_cost import scheme_cost_card
 
     if name in ENGINE:
         kind = ENGINE[name]
-        return None if kind in ("int8", "fp8") else cost_card(model, precision=kind, table_precision=kind)
+        if kind in ("int8", "fp8"):
+            return None
+        if kind == "fp32":
+            return cost_card(model, precision=kind, table_precision=kind)
+        return half_cost_card(model, kind, table_read=kind)
     if name == "ann":
         return None  # what a search reads follows from the vectors
     if name in RECORDED:
@@ -113,7 +118,7 @@ def cost_of(
         own_table = name == "quantized" and scheme.item_table != "fp32"
         return scheme_cost_card(model, scheme, own_table=own_table)
     if name in HALF:
-        return cost_card(model, precision=name, table_precision=name)
+        return half_cost_card(model, name)  # onnxruntime casts the table up once, when it opens the graph
     if name in COMPILED:
         return cost_card(model, precision="bf16" if COMPILED[name].half else None)
     split = SPLIT[name]

@@ -53,7 +53,7 @@ def quantize_body(body: Path, out: Path) -> int:
 
 
 def _products(model: onnx.ModelProto) -> list[str]:
-    """Names of the results of float products with a stored matrix; the quantizer makes a MatMul of each Gemm."""
+    """Names of the results of float products with a stored matrix; the quantizer takes a Gemm apart."""
     stored = {entry.name for entry in model.graph.initializer if entry.data_type == TensorProto.FLOAT}
     return [
         node.output[0]

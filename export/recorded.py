@@ -7,6 +7,7 @@ matrix to the bit. So a weight belongs to a matrix where each of its columns is 
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -55,9 +56,9 @@ class Product(NamedTuple):
 
 def recorded(model: "SequentialRecommender", quantization: Quantization) -> dict[str, Recorded]:
     """The matrices of a scheme that have a grid, by name. Raises StageError where one lies on none."""
-    from recommender.models.linears import body_linears
+    from recommender.models.linears import quantizable
 
-    linears = body_linears(model.bodies()["user"])
+    linears = quantizable(model)
     found = {}
     for name, scheme in quantization.scheme.matrices.items():
         if scheme.levels is None:
@@ -92,19 +93,48 @@ def check_all_found(found: list[Product], matrices: Mapping[str, Recorded], vari
         )
 
 
+def left_in_float(body: Path, model: "SequentialRecommender") -> dict[str, int]:
+    """The stored weights of float32 products in a graph: {matrix of the model: how many numbers}.
+
+    One that is no part of such a matrix goes by its name in the graph.
+    """
+    from recommender.models.linears import quantizable
+
+    known = {
+        name: {_key(row) for row in np.asarray(linear.matrix().cpu().numpy(), np.float32)}
+        for name, linear in quantizable(model).items()
+    }
+    parts: dict[frozenset[bytes], tuple[str, int]] = {}
+    for node, rows in _stored(ir.load(body).graph):
+        keys = frozenset(_key(row) for row in rows)
+        fallback = str(getattr(node.inputs[1], "name", ""))
+        name = next((each for each, places in known.items() if keys <= places), fallback)
+        parts[keys] = (name, rows.size)
+    found: dict[str, int] = {}
+    for name, size in parts.values():
+        found[name] = found.get(name, 0) + size
+    return found
+
+
 def _products(graph: ir.Graph, matrices: Mapping[str, Recorded]) -> Iterator[Product]:
+    for node, rows in _stored(graph):
+        if node.op_type == "Gemm" and not _plain(node):
+            continue
+        part = _part(rows, matrices)
+        if part is not None:
+            yield Product(node, part, node.inputs[2] if len(node.inputs) > 2 else None)
+
+
+def _stored(graph: ir.Graph) -> Iterator[tuple[ir.Node, Float32]]:
+    """Products with a stored float32 matrix, and this as rows [n, in], each a column of the product."""
     for node in list(graph):
         if node.domain not in STANDARD_DOMAINS or node.op_type not in ("MatMul", "Gemm"):
-            continue
-        if node.op_type == "Gemm" and not _plain(node):
             continue
         weight = _weight(node.inputs[1])
         if weight is None or weight.ndim != 2 or weight.dtype != np.float32:
             continue
         transposed = node.op_type == "Gemm" and node.attributes.get_int("transB", 0) == 1
-        part = _part(np.ascontiguousarray(weight if transposed else weight.T), matrices)
-        if part is not None:
-            yield Product(node, part, node.inputs[2] if len(node.inputs) > 2 else None)
+        yield node, np.ascontiguousarray(weight if transposed else weight.T)
 
 
 def _plain(node: ir.Node) -> bool:

@@ -12,6 +12,7 @@ with while another one is put in its place.
 """
 
 import argparse
+import contextlib
 import difflib
 import hashlib
 import importlib
@@ -19,8 +20,11 @@ import json
 import os
 import sys
 import threading
+import warnings
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypedDict, overload
@@ -52,6 +56,13 @@ CUDA_OPTIONS = {
     "enable_cuda_graph": "0",  # it wants one shape, and calls have many
     "arena_extend_strategy": "kSameAsRequested",  # the other doubles its memory whenever it grows
 }
+ON_CPU_BY_DESIGN = frozenset({
+    "Add", "Cast", "Concat", "Constant", "ConstantOfShape", "Div", "Equal", "Expand", "Gather", "Greater",
+    "GreaterOrEqual", "Identity", "Less", "LessOrEqual", "Max", "MemcpyFromHost", "MemcpyToHost", "Min",
+    "Mod", "Mul", "Neg", "Range", "ReduceProd", "Reshape", "Shape", "Size", "Slice", "Split", "Squeeze",
+    "Sub", "Unsqueeze", "Where",
+})  # fmt: skip
+"""Operators of shape arithmetic, which onnxruntime puts on the CPU beside a GPU because they are small."""
 TENSORRT_USERS, TENSORRT_SEEN = 256, 4096  # in a call; larger shapes would build its engine anew
 NEIGHBOURS = 200  # ids that are looked through for one that an unknown id may have meant
 
@@ -798,6 +809,7 @@ def open_session(
 ) -> onnxruntime.InferenceSession:
     """A session of one graph. `options`: of the first provider of the device, in the place of ours.
 
+    Warns (RuntimeWarning) where operators of a graph for a GPU are computed on the CPU, shapes aside.
     Raises ArtifactError when this onnxruntime cannot open it, or would run it on another device.
     """
     if device not in PROVIDERS:
@@ -805,7 +817,12 @@ def open_session(
     wanted, given = PROVIDERS[device], {"CUDAExecutionProvider": CUDA_OPTIONS}
     if wanted[0] not in onnxruntime.get_available_providers():
         more = " and tensorrt" if device == "tensorrt" else ""
-        raise ArtifactError(f"this onnxruntime has no {wanted[0]}; pip install onnxruntime-gpu{more}")
+        raise ArtifactError(
+            f"this onnxruntime has no {wanted[0]}; first pip uninstall onnxruntime, the same module, then "
+            f"pip install onnxruntime-gpu{more}"
+        )
+    if device != "cpu":
+        _load_cuda()
     chosen = [(name, dict(given.get(name, {}))) for name in wanted]
     if options is not None:
         chosen[0] = (wanted[0], dict(options))
@@ -815,7 +832,46 @@ def open_session(
             f"onnxruntime {onnxruntime.__version__} cannot load its {wanted[0]} (are CUDA, cuDNN and, for "
             f"tensorrt, TensorRT of the versions that it wants installed?); open {path} with device cpu"
         )
+    if device != "cpu":
+        _warn_of_cpu(path, session, wanted[0])
     return session
+
+
+@cache
+def _load_cuda() -> None:
+    """Load CUDA and cuDNN from Python packages (nvidia-*), where onnxruntime does not look by itself.
+
+    What it prints of those that are missing goes to stderr; an answer on stdout stays one document.
+    """
+    if hasattr(onnxruntime, "preload_dlls"):  # from 1.21 on
+        with contextlib.redirect_stdout(sys.stderr):
+            onnxruntime.preload_dlls()
+
+
+def _warn_of_cpu(path: Path, session: onnxruntime.InferenceSession, provider: str) -> None:
+    """Warn where operators are on the CPU in spite of a GPU; older versions of onnxruntime do not tell.
+
+    `session.disable_cpu_ep_fallback` would refuse instead, but every graph of dynamic lengths: what follows
+    from shapes is put on the CPU on purpose.
+    """
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return
+    found = computed_on_cpu(session.get_provider_graph_assignment_info())
+    if found:
+        told = ", ".join(f"{count} {name}" for name, count in found.items())
+        warnings.warn(
+            f"{path}: onnxruntime {onnxruntime.__version__} computes {told} on the CPU in spite of "
+            f"{provider}, with copies to and fro: measure it, or open another variant",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+def computed_on_cpu(assigned: Iterable[Any]) -> dict[str, int]:
+    """{operator: nodes} on the CPU among the parts of a graph by provider, what follows from shapes aside."""
+    on_cpu = (part for part in assigned if part.ep_name == "CPUExecutionProvider")
+    names = (node.op_type for part in on_cpu for node in part.get_nodes())
+    return dict(sorted(Counter(name for name in names if name not in ON_CPU_BY_DESIGN).items()))
 
 
 def _new_session(
@@ -829,6 +885,8 @@ def _new_session(
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # Else products with dequantized weights round their inputs to 8 bits, which no graph asks for.
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    if len(providers) > 1:  # which operators are on which
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=list(providers))
     except Exception as error:  # onnxruntime raises a class per status code, all of them plain Exceptions

@@ -32,10 +32,13 @@ INSTALL = (
 )
 DRIVER = Path("/proc/driver/nvidia/version")
 OLDEST, TOO_NEW = (10, 12), (12,)
-REQUIRED = {"fp32": 1.0, "fp16": 0.75, "bf16": 0.75, "int8": 0.5, "fp8": 0.5}
+REQUIRED = {"fp32": 1.0, "fp16": 0.75, "bf16": 0.75, "int8": 0.4, "fp8": 0.4}
 """Share of the matrix products that have to read the promised type: of a half engine the last product stays
-in float32, of an 8-bit one also the products inside of attention."""
-PRODUCT = re.compile(r"gemm|matmul|matrixmultiply|matrix_multiply|fullyconnected|mha|attention|conv")
+in float32, of an 8-bit one also the two products inside of each attention."""
+PRODUCT = re.compile(r"gemm|matmul|matrixmultiply|matrix_multiply|fullyconnected|mha|attention|conv(?!er)")
+"""In the lower-case type or tactic of a layer; not in conversions."""
+FUSED_PRODUCT = re.compile(r"__myl_\w*?(?:Fc|Gemm|Bmm|MatMul|Mha)(?![a-z])")
+"""In the name or tactic of a layer that TensorRT's compiler fused: `__myl_FcAddCast_myl0_5`."""
 TYPES = {"bf16": r"bf16|bfloat", "fp16": r"half|fp16|float16", "fp8": r"fp8|e4m3|float8", "int8": r"int8"}
 """What the inspector calls a type, in any case; whatever else is a float is float32."""
 TACTICS = {"bf16": "_bf16", "fp16": "_f16", "fp8": "_e4m3", "int8": "_i8", "fp32": "_f32|tf32"}
@@ -378,15 +381,24 @@ def prove(layers: Sequence[Mapping[str, Any]], precision: str) -> dict[str, Any]
 
 def _product_type(layer: Mapping[str, Any]) -> str | None:
     """The narrowest type that a matrix product reads; None for any other layer."""
-    tactic = str(layer.get("TacticName", "")).lower()
-    if not PRODUCT.search(f"{layer.get('LayerType', '')} {layer.get('ParameterType', '')} {tactic}".lower()):
+    name, kind, parameter, tactic = (
+        str(layer.get(key, "")) for key in ("Name", "LayerType", "ParameterType", "TacticName")
+    )
+    told = PRODUCT.search(f"{kind} {parameter} {tactic}".lower())
+    if not told and not FUSED_PRODUCT.search(f"{name} {tactic}"):
         return None
-    texts = [str(each.get("Format/Datatype", "")) for each in layer.get("Inputs", ())]
+    tactic = tactic.lower()
+    texts = [_told_type(each) for each in layer.get("Inputs", ())]
     weights = layer.get("Weights")
     texts += [str(weights.get("Type", ""))] if isinstance(weights, Mapping) else []
-    kinds = {kind for text in texts if (kind := _type_of(text.lower()))}
+    kinds = {read for text in texts if (read := _type_of(text.lower()))}
     kinds = kinds or {kind for kind, pattern in TACTICS.items() if re.search(pattern, tactic)}
     return next((kind for kind in ("int8", "fp8", "bf16", "fp16", "fp32") if kind in kinds), "unknown")
+
+
+def _told_type(value: Mapping[str, Any]) -> str:
+    """What the inspector says of the type of an input: with its format up to TensorRT 10, apart in 11."""
+    return str(value.get("Format/Datatype") or value.get("Datatype") or value.get("Format", ""))
 
 
 def _type_of(text: str) -> str | None:

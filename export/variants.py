@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from recommender.quantization_scheme import SERVED, unserved
+from recommender.quantization_scheme import SERVED, holders, unserved
 
 HeadKind = Literal["exact", "int8", "int4", "recorded"]
 BodyKind = Literal["fast", "int8", "quantized", "qdq"]
@@ -154,7 +154,8 @@ def scheme_problem(name: VariantName, scheme: str | None, of: str) -> str | None
             )
         return unserved(name, scheme)
     if name == "int8-body" and scheme is not None and not scheme.startswith("items-"):
-        return f"{of!r} is quantized already ({scheme}), and int8-body would round it again: take quantized"
+        again = f"{of!r} is quantized already ({scheme}), and int8-body would round it again"
+        return f"{again}; to hold what it records: {holders(scheme)}"
     return None
 
 

@@ -154,9 +154,16 @@ def unserved(variant: str, summary: str) -> str | None:
     lacking = [kind for kind in kinds if kind not in SERVED[variant]]
     if not lacking:
         return None
-    fit = [name for name, served in SERVED.items() if set(kinds) <= set(served)]
-    can = f"variants that can: {', '.join(fit)}" if fit else "no variant can; fp32 and fast hold its values"
-    return f"the variant {variant} cannot hold {', '.join(lacking)}: {can}"
+    return f"the variant {variant} cannot hold {', '.join(lacking)}: {holders(summary)}"
+
+
+def holders(summary: str) -> str:
+    """Which variants hold a scheme (by its summary) that quantizes matrices, in words."""
+    if summary == UNREAD:
+        return f"variants that hold a scheme, as its kinds allow: {', '.join(SERVED)}"
+    kinds = set(_kinds(summary))
+    fit = [name for name, served in SERVED.items() if kinds <= set(served)]
+    return f"variants that can: {', '.join(fit)}" if fit else "no variant can; fp32 and fast hold its values"
 
 
 def _kinds(summary: str) -> list[str]:

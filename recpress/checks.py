@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from recommender.data.config import EvaluationConfig
 from recommender.errors import InputError, nearest
 from recommender.stage import Shape, StageConfig
+from recpress.anchoring import anchored
 from recpress.folders import SEED, SEEDS, of_seed
 from recpress.given import a_kind, shape_of
 from recpress.messages import NAME, Problem, name_problem
@@ -27,7 +28,7 @@ def cross_checks(source: Source, stages: StageTable) -> list[Problem]:
     every = {str(e["as"]) for e in entries or [] if isinstance(e, dict) and "as" in e}
     for index, entry in enumerate(entries if isinstance(entries, list) else []):
         place: Place = ("stages", index)
-        config = _config(entry, stages)
+        config = _config(source, place, stages)
         if config is not None:
             problems += _check_stage(config, entry, place, known, every, longest)
         name = entry.get("as") if isinstance(entry, dict) else None
@@ -139,13 +140,17 @@ def _check_spelling(name: str, place: Place) -> Iterator[Problem]:
         yield Problem(place, name_problem(name))
 
 
-def _config(entry: Any, stages: StageTable) -> StageConfig | None:
-    """The config of one stage, or None when it is broken (which is reported elsewhere)."""
+def _config(source: Source, place: Place, stages: StageTable) -> StageConfig | None:
+    """The config of one stage with the files that it names read, where it names them; None when it is broken
+    (which is reported elsewhere).
+    """
+    entry = source.at(place)
     kind = stages.get(str(entry.get("stage"))) if isinstance(entry, dict) else None
     if kind is None:
         return None
     try:
-        return kind.config_class().model_validate(entry)
+        config = kind.config_class().model_validate(entry)
+        return kind.config_class().model_validate(anchored(source, config, place))
     except ValidationError:
         return None
 

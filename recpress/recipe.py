@@ -1,17 +1,16 @@
 """Recipes: one pydantic model per section, all errors at once, nothing imported by name from a file."""
 
-import copy
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Union
 
-from pydantic import BaseModel, Field, ValidationError, create_model, field_validator
+from pydantic import Field, ValidationError, create_model, field_validator
 
 from recommender.data.config import DataConfig, EvaluationConfig, Section
 from recommender.errors import InputError, nearest
 from recommender.stage import StageConfig
+from recpress.anchoring import anchored
 from recpress.checks import cross_checks
 from recpress.folders import SEED, SEEDS, of_seed, recipes_folder
 from recpress.messages import NAME, Problem, RecipeError, problems_of
@@ -143,7 +142,7 @@ def _checked(source: Source, model: type[Recipe], stages: StageTable) -> Recipe:
     problems: list[Problem] = []
     recipe: Recipe | None = None
     try:
-        recipe = _with_absolutepaths_in(source, model)
+        recipe = model.model_validate(anchored(source, model.model_validate(source.data), ()))
     except ValidationError as error:
         problems += problems_of(error, model, source.data)
     problems += cross_checks(source, stages)
@@ -155,36 +154,3 @@ def _checked(source: Source, model: type[Recipe], stages: StageTable) -> Recipe:
 def _order(source: Source, place: Place) -> tuple[int, tuple[str, ...]]:
     lines = [source.lines[place[:end]] for end in range(len(place), -1, -1) if place[:end] in source.lines]
     return (lines[0] if lines else 0, tuple(str(part) for part in place))
-
-
-def _with_absolutepaths_in(source: Source, model: type[Recipe]) -> Recipe:
-    """Validate, and anchor every relative path at the folder of the recipe (or of the `--set`)."""
-    recipe = model.model_validate(source.data)
-    data = copy.deepcopy(source.data)
-    for place, path in paths_in(recipe, ()):
-        section: Any = data
-        for part in place[:-1]:
-            section = section.get(part) if isinstance(section, dict) else section[part]
-            if section is None:  # a default that the file does not mention
-                break
-        if section is None or (isinstance(section, dict) and section.get(place[-1]) is None):
-            continue
-        anchored = os.path.abspath(source.base(place) / path.expanduser())
-        if place[-1] != "backbone" or os.path.isdir(anchored):  # else: the name of a model on the hub
-            section[place[-1]] = anchored
-    return model.model_validate(data)
-
-
-def paths_in(value: Any, place: Place) -> Iterator[tuple[Place, Path]]:
-    """Every path in a recipe with its place; `backbone` may be one."""
-    if isinstance(value, Path) or (isinstance(value, str) and place[-1] == "backbone"):
-        yield place, Path(value)
-    elif isinstance(value, BaseModel):
-        for name, field in type(value).model_fields.items():
-            yield from paths_in(getattr(value, name), (*place, field.alias or name))
-    elif isinstance(value, Mapping):
-        for key, entry in value.items():
-            yield from paths_in(entry, (*place, key))
-    elif isinstance(value, tuple | list):
-        for index, entry in enumerate(value):
-            yield from paths_in(entry, (*place, index))

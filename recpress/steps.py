@@ -12,8 +12,9 @@ from recommender.data.prepared import Prepared
 from recommender.errors import InputError
 from recommender.files import digest_of, folder_digest, sha256_file
 from recommender.stage import StageConfig
+from recpress.anchoring import paths_in
 from recpress.fingerprint import fingerprint, parts_of
-from recpress.recipe import Loaded, Recipe, paths_in
+from recpress.recipe import Loaded, Recipe
 from recpress.stages import STAGES, StageKind, StageTable
 
 Origin = tuple[str, int | None]

@@ -1,6 +1,7 @@
 """A model, its matrices and the histories it is calibrated on: what the stage `quantize` does with them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -11,14 +12,16 @@ from torch import Tensor
 
 from compress.calibration import Calibration, sample, validation_loss
 from compress.finite import check_finite
+from compress.quantization.damage import Answers, Damage, answers, damage, ndcg, ndcg_change
 from compress.quantization.grid import on_grid, scales_of
 from compress.quantization.inputs import hessians, largest_inputs
 from compress.quantization.rounding import round_in_place, tried
-from compress.quantization.sensitivity import Mix, Rises, mix, rises
+from compress.quantization.sensitivity import Mix, Sensitivities, mix, sensitivities
 from compress.quantization.simulation import activations
 from recommender.errors import InputError
+from recommender.metrics import Float64
 from recommender.models.interface import SequentialRecommender
-from recommender.models.linears import Linear, body_linears
+from recommender.models.linears import PROJECTIONS, Linear, quantizable
 from recommender.quantization_scheme import (
     ITEM_TABLE,
     TABLE_LEVELS,
@@ -39,28 +42,38 @@ class Work:
     """A model that is being quantized."""
 
     model: SequentialRecommender
-    linears: Mapping[str, Linear]
+    linears: Mapping[str, Linear]  # of the body, and the projections around it
     calibration: Calibration
+    before: Answers  # of the model as it came
+    ndcg_before: Float64  # [n] NDCG@10 of each drawn user's validation item
+    context: Context
 
     @classmethod
     def on(cls, model: SequentialRecommender, context: Context, *, users: int, name: str) -> Self:
         """Draw the users. Raises InputError where there are none, or a weight of `name` is not finite."""
-        linears = body_linears(model.bodies()["user"])
+        linears = quantizable(model)
         check_finite(model, name, where="quantize.of")
         drawn = sample(
             context.prepared, context.split, users=users, max_length=model.max_length, seed=context.seed
         )
-        return cls(model, linears, drawn)
+        before = answers(model, drawn)
+        return cls(model, linears, drawn, before, ndcg(model, drawn, context), context)
 
     def loss(self) -> float:
         """Mean cross-entropy of the held-out items of the drawn users, in nats."""
         layers = len(self.model.bodies()["user"].blocks)
         return validation_loss(self.model, self.calibration)(range(layers))
 
-    def loss_as_served(self, scheme: QuantizationScheme) -> float:
-        """The same, with the inputs of quantized matrices rounded, too."""
+    def damage(self) -> Damage:
+        """What has happened to the answers since the model came, for as long as it is as it is now."""
+        return damage(self.before, answers(self.model, self.calibration), self.calibration)
+
+    def served(self, scheme: QuantizationScheme) -> dict[str, Any]:
+        """What is measured of a model that is rounded, with the inputs of quantized matrices rounded, too."""
         with activations(self.linears, scheme.matrices):
-            return self.loss()
+            after = ndcg(self.model, self.calibration, self.context)
+            lost = self.damage().as_json() | ndcg_change(self.ndcg_before, after)
+            return {"validation_loss": self.loss(), "damage": lost}
 
     def with_ranges(self, scheme: QuantizationScheme, *, percentile: float) -> QuantizationScheme:
         """The scheme with the input ranges measured that it wants and does not state."""
@@ -79,31 +92,50 @@ class Work:
         matrices = {name: ranges.get(name, matrix) for name, matrix in scheme.matrices.items()}
         return scheme.model_copy(update={"matrices": matrices})
 
-    def rises(
-        self, options: Mapping[str, Sequence[MatrixScheme]], base: float, method: Method = "rtn"
-    ) -> Rises:
-        """What the loss gains by each matrix alone, rounded by `method`; the model is left as it was."""
-        return rises(self.linears, options, self.loss, base, partial(self._hessians, method))
+    def sensitivities(
+        self, options: Mapping[str, Sequence[MatrixScheme]], method: Method = "rtn"
+    ) -> Sensitivities:
+        """What each matrix alone does, rounded by `method`; the model is left as it was."""
+        return sensitivities(self.linears, options, self.damage, partial(self._hessians, method))
 
     def mixed(
         self,
         options: Mapping[str, Sequence[MatrixScheme]],
-        base: float,
         *,
         budget: float,
         method: Method = "rtn",
-    ) -> tuple[Mix, Rises]:
-        """The smallest matrices within a budget, and what each loses alone.
+        item_table: TableBits = "fp32",
+    ) -> tuple[Mix, Sensitivities]:
+        """The smallest matrices within a budget, beside this item table, and what each does alone.
 
-        What is measured of all together are the very matrices that `apply` writes with this method.
+        What is measured of all together are the very matrices and table that `apply` writes.
         """
-        found = self.rises({name: each[:-1] for name, each in options.items()}, base, method)
+        found = self.sensitivities({name: each[:-1] for name, each in options.items()}, method)
+        with self._table_tried(item_table):
+            first = self.damage().kl if item_table != "fp32" else 0.0
 
-        def measure(schemes: Schemes) -> float:
-            with tried(self.linears, schemes, partial(self._round, method=method)):
-                return self.loss() - base
+        def measure(schemes: Schemes) -> Damage:
+            with (
+                tried(self.linears, schemes, partial(self._round, method=method)),
+                self._table_tried(item_table),
+            ):
+                return self.damage()
 
-        return mix(self.linears, options, found, budget=budget, measure=measure), found
+        return mix(self.linears, options, found, budget=budget, measure=measure, first=first), found
+
+    @contextmanager
+    def _table_tried(self, bits: TableBits) -> Iterator[None]:
+        """While open, the item table is rounded; it is put back to the bit."""
+        if bits == "fp32":
+            yield
+            return
+        before = self.model.item_table().detach().clone()
+        try:
+            round_table(self.model, bits)
+            yield
+        finally:
+            with torch.no_grad():
+                self.model.item_table().copy_(before)
 
     def apply(self, scheme: QuantizationScheme) -> Quantization:
         """Round the matrices in place; what they and the item table lie on.
@@ -135,15 +167,24 @@ class Work:
         return hessians(self.model, linears, self.calibration)
 
     def bytes_of(self, scheme: QuantizationScheme) -> dict[str, Any]:
-        """Bytes of the body's matrices and of the item table, in fp32 and as the scheme holds them."""
-        shapes = {name: _shape(linear.matrix()) for name, linear in self.linears.items()}
+        """Bytes of the matrices and of the item table, in fp32 and as the scheme holds them; what stays.
+
+        The matrices are those of the body, and the projections that the scheme names. `float_weights`: how
+        many numbers each matrix has that stays in float32, of all there are.
+        """
+        every = {name: _shape(linear.matrix()) for name, linear in self.linears.items()}
+        shapes = {
+            name: each for name, each in every.items() if name not in PROJECTIONS or name in scheme.matrices
+        }
         fp32, table = MatrixScheme(weights="fp32"), _shape(self.model.item_table())
         held = {name: packed_bytes(*shape, scheme.matrices.get(name, fp32)) for name, shape in shapes.items()}
+        left = [name for name in every if scheme.matrices.get(name, fp32).kind == "fp32"]
         return {
             "matrices": len(held),
             "matrices_quantized": sum(matrix.kind != "fp32" for matrix in scheme.matrices.values()),
             "matrix_bytes_before": sum(packed_bytes(*shape, fp32) for shape in shapes.values()),
             "matrix_bytes": sum(held.values()),
+            "float_weights": {name: every[name][0] * every[name][1] for name in left},
             "item_table_bytes_before": packed_bytes(*table, fp32),
             "item_table_bytes": packed_bytes(*table, MatrixScheme(weights=scheme.item_table)),
         }

@@ -1,7 +1,7 @@
-"""What the matrices of a body are multiplied with on real histories; padding is left out.
+"""What the matrices of a model are multiplied with on real histories; padding is left out.
 
-All positions of the sampled training histories count, also in the last block, which is served for the last
-position only: more inputs of the same kind.
+All positions of the sampled training histories count, also in the last block and behind it, which are served
+for the last position only: more inputs of the same kind.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,9 +10,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from compress.calibration import Calibration, device_of
+from compress.calibration import Calibration, at_items, device_of
 from recommender.models.interface import Hidden, History, SequentialRecommender
-from recommender.models.linears import Linear, watched
+from recommender.models.linears import PROJECTIONS, Linear, watched
 
 BINS = 4096
 
@@ -25,12 +25,12 @@ def hessians(
     Runs no block behind the last of these matrices.
     """
     sums: dict[str, Tensor] = {}
-    seen = 0
+    seen = dict.fromkeys(linears, 0)
     for inputs in _batches(model, linears, calibration):
         for name, rows in inputs.items():
             sums[name] = sums.get(name, 0.0) + (rows.T @ rows).double()
-        seen += len(next(iter(inputs.values())))
-    return {name: 2.0 / seen * total for name, total in sums.items()}
+            seen[name] += len(rows)
+    return {name: 2.0 / seen[name] * total for name, total in sums.items()}
 
 
 def largest_inputs(
@@ -66,14 +66,24 @@ def largest_inputs(
 def _batches(
     model: SequentialRecommender, linears: Mapping[str, Linear], calibration: Calibration
 ) -> Iterator[dict[str, Tensor]]:
-    """The inputs [positions, in] of each matrix, one batch after the other."""
-    upto = range(1 + max(linear.block for linear in linears.values()))
+    """The inputs [positions, in] of each matrix, one batch after the other.
+
+    Projections are at work where items are: prompts do not pass through them.
+    """
+    last = max(linear.block for linear in linears.values())
+    upto = range(max(1, min(1 + last, len(model.bodies()["user"].blocks))))
     with torch.inference_mode():
         for history, _ in calibration.batches(device_of(model)):
             with _recorded(linears) as inputs:
                 hidden = model.hidden(history, blocks=upto)
-            real = real_positions(history, hidden).reshape(-1)
-            yield {name: rows.reshape(-1, rows.shape[-1])[real] for name, rows in inputs.items()}
+                if "output_projection" in linears:
+                    model.project(at_items(hidden.final, hidden))
+            at_items_only = (history.items != 0).reshape(-1)
+            everywhere = real_positions(history, hidden).reshape(-1)
+            yield {
+                name: rows.reshape(-1, rows.shape[-1])[at_items_only if name in PROJECTIONS else everywhere]
+                for name, rows in inputs.items()
+            }
 
 
 @contextmanager

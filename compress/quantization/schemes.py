@@ -34,18 +34,23 @@ def options(group: Group | None) -> dict[str, MatrixScheme]:
     return {kind: preset(kind, group) for kind in kinds} | {"fp32": MatrixScheme(weights="fp32")}
 
 
-def resolved(asked: Mapping[str, MatrixScheme], names: Iterable[str]) -> dict[str, MatrixScheme]:
+def resolved(
+    asked: Mapping[str, MatrixScheme], names: Iterable[str], beside: Iterable[str] = ()
+) -> dict[str, MatrixScheme]:
     """A scheme for matrices by name: patterns (`*.mlp.*`) are spelt out, the last that fits holds.
 
-    Raises InputError where one names no matrix of the body.
+    `beside`: matrices that no pattern means, only their own names do. Raises InputError where one names no
+    matrix at all.
     """
-    every = list(names)
+    patterned = list(names)
+    every = [*patterned, *(name for name in beside if name not in patterned)]
     found: dict[str, MatrixScheme] = {}
     for pattern, scheme in asked.items():
-        fitting = [name for name in every if name == pattern or fnmatchcase(name, pattern)]
+        fitting = [name for name in patterned if fnmatchcase(name, pattern)]
+        fitting = [pattern] if pattern in every else fitting
         if not fitting:
             raise InputError(
-                f"the body has no matrix {pattern!r}{nearest(pattern, every)}",
+                f"the model has no matrix {pattern!r}{nearest(pattern, every)}",
                 where="quantize.scheme.matrices",
             )
         found |= dict.fromkeys(fitting, scheme)

@@ -18,7 +18,7 @@ from torch.nn.utils import parametrize
 from compress.quantization.grid import expanded
 from compress.quantization.simulation import activations
 from recommender.models.interface import SequentialRecommender
-from recommender.models.linears import body_linears
+from recommender.models.linears import quantizable
 from recommender.quantization_scheme import (
     ITEM_TABLE,
     TABLE_LEVELS,
@@ -75,7 +75,7 @@ def trained_on_grid(model: SequentialRecommender, quantization: Quantization) ->
     grids. Formats of bitsandbytes have no grid to train on: the caller refuses them.
     """
     scheme = quantization.scheme
-    linears = body_linears(model.bodies()["user"])
+    linears = quantizable(model)
     modules: dict[str, nn.Module] = {}
     learnt: dict[str, Tensor] = {}
     for name, matrix in scheme.matrices.items():

@@ -12,7 +12,13 @@ from export.lint.operators import type_name
 ATTENTION_INPUTS = ("Q", "K", "V", "attn_mask")
 REFUSED_INPUTS = {4: "past_key", 5: "past_value", 6: "nonpad_kv_seqlen"}
 REFUSED_OUTPUTS = {1: "present_key", 2: "present_value", 3: "qk_matmul_output"}
-REFUSED_ATTRIBUTES = ("softcap", "qk_matmul_output_mode")
+REFUSED_ATTRIBUTES = {
+    "softcap": "compute the cap outside of Attention",
+    "qk_matmul_output_mode": "read the result of Attention only",
+    "softmax_precision": "it is for onnxruntime: build engines from a variant tensorrt-*, whose softmax is "
+    "an operator of its own, in float32",
+}
+"""With what to do instead; a default that is written out is dropped."""
 
 
 def attention_rank(graph: Graph, asked: Asked) -> Iterator[Fault]:
@@ -32,14 +38,14 @@ def attention_rank(graph: Graph, asked: Asked) -> Iterator[Fault]:
 
 
 def attention_attribute(graph: Graph, asked: Asked) -> Iterator[Fault]:
-    """No softcap and no qk_matmul_output_mode at Attention, not even with their defaults, which torch writes
-    out (onnx-tensorrt, operators.md).
+    """No softcap, qk_matmul_output_mode or softmax_precision at Attention, not even with their defaults,
+    which torch writes out (onnx-tensorrt, operators.md and onnxOpCheckers.cpp).
     """
     for node in _of(graph, "Attention"):
-        for name in REFUSED_ATTRIBUTES:
+        for name, instead in REFUSED_ATTRIBUTES.items():
             value = attribute(node, name)
             if value is not None:
-                fix = "compute the cap outside of Attention" if value else "drop attributes at their defaults"
+                fix = instead if value else "drop attributes at their defaults"
                 yield Fault(graph.told(node), f"has {name} = {value:g}, which TensorRT refuses", fix)
 
 

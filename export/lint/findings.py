@@ -38,6 +38,7 @@ class Asked:
 
     precision: Precision | None = None  # what its weights are promised to be
     profiled: frozenset[str] | None = None  # axes that an optimisation profile covers; None: not known yet
+    tensorrt: tuple[int, ...] | None = None  # the version that is to read it; None: any that is supported
 
 
 Rule = Callable[["Graph", Asked], Iterator[Fault]]

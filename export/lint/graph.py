@@ -109,9 +109,7 @@ class Graph:
 
     def size_of(self, name: str) -> int:
         """Bytes of a weight, by its shape and type."""
-        tensor = self.initializers[name]
-        count = int(np.prod(tensor.dims, dtype=np.int64)) if tensor.dims else 1
-        return (count * _bits(tensor.data_type) + 7) // 8
+        return bytes_of_tensor(self.initializers[name])
 
     def told(self, node: Any) -> str:
         """A node in words."""
@@ -185,6 +183,12 @@ def _graphs(graph: Any) -> Iterator[Any]:
 
 def _bytes_of(tensor: Any) -> bytes:
     return tensor.raw_data or bytes(onnx.numpy_helper.to_array(tensor).tobytes())
+
+
+def bytes_of_tensor(tensor: Any) -> int:
+    """Bytes of a stored tensor, by its shape and type."""
+    count = int(np.prod(tensor.dims, dtype=np.int64)) if tensor.dims else 1
+    return (count * _bits(tensor.data_type) + 7) // 8
 
 
 def _bits(data_type: int) -> int:

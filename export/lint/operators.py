@@ -6,7 +6,7 @@ import onnx
 
 from export.lint.findings import Asked, Fault
 from export.lint.graph import Graph
-from export.lint.supported import FEWER_TYPES, INSTEAD, OPERATORS
+from export.lint.supported import FEWER_TYPES, INSTEAD, OPERATORS, SINCE
 
 STANDARD = ("", "ai.onnx")
 OPSETS = range(17, 26)
@@ -59,6 +59,22 @@ def operator(graph: Graph, asked: Asked) -> Iterator[Fault]:
         if node.domain in STANDARD and node.op_type not in OPERATORS and node.op_type not in BY_VALUES:
             yield Fault(graph.told(node), "TensorRT has no such operator",
                         INSTEAD.get(node.op_type, "write it with operators of docs/lint.md"))  # fmt: skip
+
+
+def parser_version(graph: Graph, asked: Asked) -> Iterator[Fault]:
+    """The parser of the version that is meant knows the operator: Attention came with 10.14, TensorScatter,
+    RMSNormalization and RotaryEmbedding with 10.15, Swish with 11 (onnx-tensorrt, Changelog.md). A warning
+    where no version is named.
+    """
+    for name, since in SINCE.items():
+        found = [node for node in graph.nodes if node.domain in STANDARD and node.op_type == name]
+        if found and (asked.tensorrt is None or asked.tensorrt < since):
+            more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+            meant = "the oldest supported is 10.12" if asked.tensorrt is None else "the one meant is older"
+            yield Fault(f"{graph.told(found[0])}{more}",
+                        f"is read from TensorRT {since[0]}.{since[1]} on, and {meant}",
+                        "export a variant tensorrt-*, whose graph has plain operators, or take a newer one",
+                        "warning" if asked.tensorrt is None else "error")  # fmt: skip
 
 
 def operator_type(graph: Graph, asked: Asked) -> Iterator[Fault]:

@@ -50,6 +50,12 @@ FEWER_TYPES = {
 }
 """Operators that do not take every type, with those that they do take."""
 
+SINCE = {
+    "Attention": (10, 14), "RMSNormalization": (10, 15), "RotaryEmbedding": (10, 15),
+    "Swish": (11, 0), "TensorScatter": (10, 15),
+}  # fmt: skip
+"""Operators that came after 10.12, the oldest TensorRT that is supported: (major, minor) of that parser."""
+
 INSTEAD = {
     **dict.fromkeys(
         ("DynamicQuantizeLinear", "MatMulInteger", "ConvInteger", "QLinearMatMul", "QLinearConv"),

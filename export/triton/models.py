@@ -1,7 +1,7 @@
 """What the server is told of each model: its backend, inputs and outputs, how requests share calls."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,10 @@ BACKENDS = {
 }
 TYPES = {"INT64": "TYPE_INT64", "INT32": "TYPE_INT32", "FP32": "TYPE_FP32"}
 """Types of the Open Inference Protocol, and what configurations call them."""
+INPUTS, OUTPUTS = ("items", "seen"), ("top_items", "scores")
+"""Of a scoring graph, by its own names."""
+HOST_CODE = "--backend-config=tensorrt,version-compatible=true"
+"""Without it the server loads no version compatible engine: there is code of the host in it."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,13 @@ class Served:
     seen: int | None  # and rows to mask to so many; None: to a multiple of `seen_step`
     profiles: int = 1  # of an engine
     gpu: bool = False
+    built: Mapping[str, Any] = field(default_factory=dict)  # `engine` or `compiled`, as the artifact tells it
+
+    @property
+    def server_options(self) -> tuple[str, ...]:
+        """What the server has to be started with to load it."""
+        flags = self.built.get("engine", {}).get("flags", {})
+        return (HOST_CODE,) if flags.get("version_compatible") else ()
 
     @property
     def file(self) -> str:
@@ -71,11 +82,7 @@ def served_model(name: str, entry: Mapping[str, Any], folder: Path, config: Trit
     profiles = engine.get("asked", {}).get("profiles", [])
     largest = max((int(profile[-1]) for profile in profiles), default=config.max_batch_size)
     items, seen = entry.get("fixed_length"), engine.get("seen")
-    names = (
-        ("INPUT__0", "INPUT__1", "OUTPUT__0", "OUTPUT__1")
-        if compiled
-        else ("items", "seen", "top_items", "scores")
-    )
+    names = ("INPUT__0", "INPUT__1", "OUTPUT__0", "OUTPUT__1") if compiled else (*INPUTS, *OUTPUTS)
     length = items or (1 if entry["inputs"]["items"][1] == 1 else -1)
     return Served(
         name=name,
@@ -96,6 +103,7 @@ def served_model(name: str, entry: Mapping[str, Any], folder: Path, config: Trit
         seen=seen,
         profiles=max(1, len(profiles)),
         gpu=gpu,
+        built={key: entry[key] for key in ("engine", "compiled") if key in entry},
     )
 
 

@@ -157,6 +157,8 @@ def _told(model: Served, config: TritonConfig) -> dict[str, Any]:
         "items": model.items,
         "seen": model.seen,
         "gpu": model.gpu,
+        "server_options": list(model.server_options),
+        **model.built,
     }
 
 
@@ -169,11 +171,13 @@ def _write_texts(folder: Path, manifest: Mapping[str, Any], history: Sequence[st
         shutil.copyfile(here / client, folder / client)
     template = (here / "README.md.jinja").read_text(encoding="utf-8")
     backends = {model["backend"] for model in manifest["models"]}
+    options = sorted({option for model in manifest["models"] for option in model["server_options"]})
     text = jinja2.Template(template, keep_trailing_newline=True).render(
         **manifest,
         recpress=manifest["versions"].get("recpress", ""),
         history=",".join(history[:3]),
         gpu=any(model["gpu"] for model in manifest["models"]),
+        options=options,
         has_onnx="onnxruntime" in backends,
         has_plan="tensorrt" in backends,
         has_pt2="torch_aoti" in backends,

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 def run(config: "ExportConfig", inputs: Mapping[str, Bound], context: Context) -> Outputs:
     """Write `context.folder / "artifact"`, a repository, and replay its golden requests.
 
-    Raises InputError for what is no artifact or has no such variants, GateError where a graph that was copied
-    does not answer as in the artifact.
+    Models that nothing on this machine runs are told of, with the reason. Raises InputError for what is no
+    artifact or has no such variants, GateError where a graph that was copied does not answer as in the
+    artifact.
     """
     given = inputs[config.of]
     for place, wrong in config.problems({config.of: Shape(given.kind)}):
@@ -27,10 +28,13 @@ def run(config: "ExportConfig", inputs: Mapping[str, Bound], context: Context) -
     context.progress("note", {"text": f"writing a repository of {', '.join(config.triton.variants)}"})
     manifest = write_repository(artifact, folder, config.triton, name=config.as_, command=context.command)
     found = verify_repository(folder)
+    for name, why in found.not_replayed.items():
+        context.progress("note", {"text": f"{name} was not replayed here: {why}"})
     return Outputs(
         metrics={
             "models": [model["name"] for model in manifest["models"]],
             "replayed": list(found.replayed),
+            "not_replayed": dict(found.not_replayed),
             "max_score_difference": found.max_score_difference,
             "size_bytes": sum(entry["size_bytes"] for entry in manifest["files"].values()),
         }

@@ -2,17 +2,20 @@
 server that loaded them, still answer alike?
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
+from onnx import TensorProto
 
-from export.runtime import ArtifactError, open_session
 from export.triton.golden import Answer, difference, padded
-from export.triton.models import TYPES
+from export.triton.here import NotHereError, Run, open_here
+from export.triton.models import FILES, TYPES
 from export.triton.pbtxt import Message, read_pbtxt
 from export.triton.protocol import Server
 from export.triton.repository import MARK, SCHEMA_VERSION
@@ -20,10 +23,11 @@ from export.triton.server import open_server
 from recommender.errors import GateError, InputError
 from recommender.files import read_json, sha256_file
 
-Run = Callable[[Mapping[str, NDArray[np.int64]]], Mapping[str, NDArray[Any]]]
-"""Inputs by name to outputs by name: a graph here, or a model of a server."""
-
-ONNX_TYPES = {"tensor(int64)": "INT64", "tensor(int32)": "INT32", "tensor(float)": "FP32"}
+ONNX_TYPES: dict[int, str] = {
+    TensorProto.INT64: "INT64",
+    TensorProto.INT32: "INT32",
+    TensorProto.FLOAT: "FP32",
+}
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class VerifiedRepository:
     unlisted: tuple[str, ...]  # files that no digest covers
     models: tuple[str, ...]
     replayed: tuple[str, ...]  # models that answered the golden requests
-    not_replayed: tuple[str, ...]  # models whose graphs onnxruntime does not run here
+    not_replayed: Mapping[str, str]  # models that nothing on this machine runs, and why
     requests: int
     max_score_difference: float  # per unit of the largest score of a list
     url: str | None
@@ -52,10 +56,7 @@ def verify_repository(folder: Path, *, url: str | None = None) -> VerifiedReposi
     for model in manifest["models"]:
         check_config(folder, model)
     golden, models = read_json(folder / "golden.json"), manifest["models"]
-    if url is None:
-        runs = {each["name"]: run for each in models if (run := _here(folder, each)) is not None}
-    else:
-        runs = dict(_of_server(open_server(url), models))
+    runs, not_replayed = _here(folder, models) if url is None else (_of_server(open_server(url), models), {})
     where = url or str(folder)
     worst = [replay(model, golden, manifest["seen_step"], runs[model["name"]], where)
              for model in models if model["name"] in runs]  # fmt: skip
@@ -65,7 +66,7 @@ def verify_repository(folder: Path, *, url: str | None = None) -> VerifiedReposi
         unlisted=unlisted,
         models=tuple(names),
         replayed=tuple(name for name in names if name in runs),
-        not_replayed=tuple(name for name in names if name not in runs),
+        not_replayed=not_replayed,
         requests=len(golden["histories"]),
         max_score_difference=max(worst, default=0.0),
         url=url,
@@ -84,6 +85,8 @@ def read_repository(folder: Path) -> dict[str, Any]:
         for model in manifest["models"]:
             _ = model["name"], model["version"], model["graph"], model["config"], model["inputs"][0]["name"]
             _ = model["outputs"][0]["name"], model["items"] + 0, model["seen"], model["max_batch_size"]
+            _ = model["gpu"], model["top_k"] + 0, FILES[Path(model["graph"]).suffix]
+            _ = [model.get(key, {}).items() for key in ("engine", "compiled")]
         for entry in manifest["files"].values():
             _ = entry["size_bytes"], entry["sha256"]
         _ = manifest["seen_step"] + 0
@@ -153,45 +156,46 @@ def _words(told: tuple[str, Sequence[int]] | None) -> str:
 
 
 def _graph_faults(graph: Path, model: Mapping[str, Any]) -> Iterator[str]:
-    """Where the manifest says another thing of inputs and outputs than the ONNX file."""
-    session = _session(graph)
-    for kind, values, key in (
-        ("input", session.get_inputs(), "inputs"), ("output", session.get_outputs(), "outputs"),
-    ):  # fmt: skip
-        has = {value.name: (ONNX_TYPES.get(value.type, value.type), _shape(value.shape)) for value in values}
+    """Where the manifest says another thing of inputs and outputs than the ONNX file, which is not run."""
+    try:
+        told = onnx.load(graph, load_external_data=False).graph
+    except DecodeError as error:
+        raise InputError(
+            f"is no ONNX ({error})", where=str(graph), fix="export the repository again"
+        ) from error
+    stored = {each.name for each in told.initializer}
+    given = [value for value in told.input if value.name not in stored]
+    for kind, values, key in (("input", given, "inputs"), ("output", told.output, "outputs")):
+        has = dict(map(_told, values))
         wanted = {entry["name"]: (entry["type"], entry["shape"]) for entry in model[key]}
         for name in sorted({*has, *wanted}):
             if has.get(name) != wanted.get(name):
-                here, told = _words(has.get(name)), _words(wanted.get(name))
-                yield f"{kind} {name!r} of the graph is {here}, but {told} is configured"
+                here, configured = _words(has.get(name)), _words(wanted.get(name))
+                yield f"{kind} {name!r} of the graph is {here}, but {configured} is configured"
 
 
-def _shape(shape: Sequence[Any]) -> list[int]:
-    return [size if isinstance(size, int) else -1 for size in shape]
+def _told(value: onnx.ValueInfoProto) -> tuple[str, tuple[str, list[int]]]:
+    """Name, type and shape of an input or output; -1: any size."""
+    tensor = value.type.tensor_type
+    kind = ONNX_TYPES.get(tensor.elem_type) or TensorProto.DataType.Name(tensor.elem_type)
+    return value.name, (kind, [d.dim_value if d.HasField("dim_value") else -1 for d in tensor.shape.dim])
 
 
-def _session(graph: Path) -> Any:
-    try:
-        return open_session(graph, 1, "cpu")
-    except ArtifactError as error:
-        raise InputError(str(error), where=str(graph)) from error
+def _here(folder: Path, models: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Run], dict[str, str]]:
+    """Models that run on this machine; and why others do not."""
+    runs, reasons = {}, {}
+    for model in models:
+        try:
+            runs[model["name"]] = open_here(folder, model)
+        except NotHereError as error:
+            reasons[model["name"]] = str(error)
+    return runs, reasons
 
 
-def _here(folder: Path, model: Mapping[str, Any]) -> Run | None:
-    """The graph of a model by onnxruntime on this CPU; None for what another engine runs."""
-    if not model["graph"].endswith(".onnx"):
-        return None
-    session, names = _session(folder / model["graph"]), [entry["name"] for entry in model["outputs"]]
-
-    def run(inputs: Mapping[str, NDArray[np.int64]]) -> Mapping[str, NDArray[Any]]:
-        return dict(zip(names, session.run(names, dict(inputs)), strict=True))
-
-    return run
-
-
-def _of_server(server: Server, models: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, Run]]:
+def _of_server(server: Server, models: Iterable[Mapping[str, Any]]) -> dict[str, Run]:
     """Models of a server, which serves what the repository says. Raises GateError where it does not."""
     server.check_ready()
+    runs: dict[str, Run] = {}
     for model in models:
         told = server.metadata(model["name"], model["version"])
         faults = list(_metadata_faults(told, model))
@@ -208,7 +212,8 @@ def _of_server(server: Server, models: Sequence[Mapping[str, Any]]) -> Iterator[
         ) -> Mapping[str, NDArray[Any]]:
             return server.infer(name, version, inputs)
 
-        yield model["name"], run
+        runs[model["name"]] = run
+    return runs
 
 
 def _metadata_faults(told: Mapping[str, Any], model: Mapping[str, Any]) -> Iterator[str]:

@@ -74,7 +74,7 @@ def cost_card(
         "embedding": _lighter(own.embedding, saved.get("embedding", 0)),
         "blocks": _lighter(own.blocks, saved.get("blocks", 0)),
         "head": _lighter(own.head, saved.get("head", 0)),
-        "scoring": _scoring(table, WIDTHS[table_precision]),
+        "scoring": scoring_cost(table, WIDTHS[table_precision]),
         "top_k": PartCost(elementwise={"user_row": 1}, bytes={"answer": ANSWER_BYTES}),
     }
     formulas = CostFormulas(
@@ -89,7 +89,8 @@ def cost_card(
     return formulas.model_dump(mode="json")
 
 
-def _scoring(table: Tensor, width: float) -> PartCost:
+def scoring_cost(table: Tensor, width: float) -> PartCost:
+    """Of users against the whole item table, a number of which takes `width` bytes when it is read."""
     size = table.shape[1]
     return PartCost(products={"user_row": 2 * size}, bytes={"row": size * width})
 

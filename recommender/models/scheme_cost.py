@@ -4,11 +4,14 @@ from typing import TYPE_CHECKING, Any
 
 from recommender.cost import CostFormulas, Count, PartCost, PartName
 from recommender.models.cost import cost_card
-from recommender.models.linears import body_linears
+from recommender.models.linears import quantizable
 from recommender.quantization_scheme import MatrixScheme, QuantizationScheme, packed_bytes
 
 if TYPE_CHECKING:
     from recommender.models.interface import SequentialRecommender
+
+PART_OF: dict[str, PartName] = {"input_projection": "embedding", "output_projection": "head"}
+"""Whose matrix it is, where it is not of the blocks."""
 
 
 def scheme_cost_card(
@@ -24,13 +27,14 @@ def scheme_cost_card(
     if card is None:
         return None
     formulas = CostFormulas.model_validate(card)
-    saved = 0
-    for name, linear in body_linears(model.bodies()["user"]).items():
+    parts = {**formulas.parts}
+    for name, linear in quantizable(model).items():
         if name in scheme.matrices:
             matrix = linear.matrix()
             rows, width = matrix.shape
-            saved += matrix.numel() * matrix.element_size() - packed_bytes(rows, width, scheme.matrices[name])
-    parts = {**formulas.parts, "blocks": _less(formulas.parts["blocks"], "call", saved)}
+            saved = matrix.numel() * matrix.element_size() - packed_bytes(rows, width, scheme.matrices[name])
+            part = PART_OF.get(name, "blocks")
+            parts[part] = _less(parts[part], "call", saved)
     rounded_inputs = any(matrix.activations != "none" for matrix in scheme.matrices.values())
     update: dict[str, Any] = {"parts": parts} | ({"precision": "int8"} if rounded_inputs else {})
     if own_table:

@@ -1,5 +1,6 @@
 """`recpress lint`: would the target take this graph?"""
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from enum import StrEnum
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from recommender.errors import InputError
 from recpress.cli import show
 from recpress.cli.options import Json
 
@@ -43,6 +45,12 @@ Profiled = Annotated[
     str | None,
     typer.Option("--profiled", metavar="AXES", help="Axes that a profile covers, by commas: batch,length."),
 ]
+Version = Annotated[
+    str | None,
+    typer.Option(
+        "--tensorrt", metavar="VERSION", help="The TensorRT that is to read it, 10.12; default: any."
+    ),
+]
 
 
 def lint(
@@ -51,6 +59,7 @@ def lint(
     precision: Promise = None,
     profiled: Profiled = None,
     variant: Variant = None,
+    version: Version = None,
     as_json: Json = False,
 ) -> None:
     """Check a graph against the static rules of a target; exit 1 where one is broken. Needs no GPU.
@@ -62,11 +71,12 @@ def lint(
 
     files, own = files_of(model, variant)
     axes = None if profiled is None else [axis.strip() for axis in profiled.split(",") if axis.strip()]
+    meant = _version(version)
     promised = precision.value if precision else own
     found = [
         (file, finding)
         for file in files
-        for finding in lint_graph(file, target="tensorrt", precision=promised, profiled=axes)
+        for finding in lint_graph(file, target="tensorrt", precision=promised, profiled=axes, tensorrt=meant)
     ]
     errors = sum(finding.severity == "error" for _, finding in found)
     _show(found, target.value, [file.name for file in files], errors)
@@ -74,6 +84,15 @@ def lint(
         show.document(_document(files, target.value, promised, found, errors))
     if errors:
         raise typer.Exit(1)
+
+
+def _version(given: str | None) -> tuple[int, ...] | None:
+    """`10.15.1` as numbers. Raises InputError for what is no version."""
+    if given is None:
+        return None
+    if not re.fullmatch(r"\d+(\.\d+)+", given):
+        raise InputError(f"{given!r} is no version", where="--tensorrt", fix="write it as in 10.12")
+    return tuple(int(part) for part in given.split("."))
 
 
 def _show(found: "Sequence[tuple[Path, Finding]]", target: str, files: Sequence[str], errors: int) -> None:

@@ -74,10 +74,8 @@ def _verify_repository(folder: Path, url: str | None, as_json: bool) -> None:
         f"difference {found.max_score_difference:.2g} of the largest score)",
         "green" if found.replayed else "yellow",
     )
-    for name in found.not_replayed:
-        show.note(
-            f"  {name} was not replayed: onnxruntime does not run its graph; ask a server (--url)", "yellow"
-        )
+    for name, why in found.not_replayed.items():
+        show.note(f"  {name} was not replayed here: {why}; ask a server (--url)", "yellow")
     for name in found.unlisted:
         show.note(f"  {name} is not listed in the manifest", "yellow")
     if as_json:

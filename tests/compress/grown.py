@@ -76,3 +76,16 @@ def with_outliers(source: Bound, prepared: Prepared, factor: float = 40.0) -> Bo
                 for matrix in matrices:
                     block.get_parameter(f"{matrix}.weight")[:, 3] *= factor
     return saved_as("outliers", model, source, prepared)
+
+
+def with_one_outlier(source: Bound, prepared: Prepared, block: int, factor: float = 60.0) -> Bound:
+    """The checkpoint's Llama with a neuron of one block scaled down and its column of `down_proj` scaled up.
+
+    The function is the same, but each row of this one matrix now has an entry that sets the scale of all.
+    """
+    model = load_checkpoint(source.path)
+    changed = model.bodies()["user"].blocks[block]
+    with torch.no_grad():
+        changed.get_parameter("mlp.up_proj.weight")[3] /= factor
+        changed.get_parameter("mlp.down_proj.weight")[:, 3] *= factor
+    return saved_as("outlier", model, source, prepared)

@@ -22,7 +22,7 @@ from compress.width import run as prune_width
 from recommender.data.prepared import Prepared
 from recommender.errors import InputError, StageError
 from recommender.files import folder_digest
-from recommender.models.config import LlmConfig, PopularityConfig
+from recommender.models.config import LlmConfig, PopularityConfig, SasrecConfig
 from recommender.stage import Bound, Shape
 from recommender.training.stage import TrainConfig
 from recommender.training.stage import run as train
@@ -100,7 +100,8 @@ def test_an_unknown_matrix_is_named_with_the_nearest(teacher: Bound, make_contex
         ({"scheme": {"matrices": {"a": {"weights": "int5"}}}}, "weights"),
         ({"scheme": "nf4", "method": "gptq"}, "rounded by bitsandbytes"),
         ({"group": 24}, "group"),
-        ({"budget": -1}, "budget"),
+        ({"kl_budget": -1}, "kl_budget"),
+        ({"budget": 0.01}, "budget"),
         ({"percentile": 101}, "percentile"),
         ({"calibration_users": 0}, "calibration_users"),
     ],
@@ -141,6 +142,15 @@ def test_popularity_has_nothing_to_quantize(
         quantize(popularity, make_context)
 
 
+def test_projections_of_a_model_that_has_none_are_refused(sasrec: Bound, make_context: MakeContext) -> None:
+    known = {"source": Shape("checkpoint", model=SasrecConfig())}
+    told = ("projections", "'source' has no projections around its body: leave this out")
+    assert config_for(projections=True).problems(known) == [told]
+    assert config_for(projections=True).problems({"source": Shape("checkpoint", model=LlmConfig())}) == []
+    with pytest.raises(InputError, match=r"quantize\.projections: 'source' has no projections"):
+        quantize(sasrec, make_context, projections=True)
+
+
 def test_a_checkpoint_of_another_data_set_is_refused(
     tmp_path: Path, teacher: Bound, make_context: MakeContext
 ) -> None:
@@ -155,11 +165,18 @@ def test_a_missing_file_is_refused_where_it_is_read(teacher: Bound, make_context
 
 
 def test_a_budget_that_leaves_nothing_to_quantize_is_an_error(
-    teacher: Bound, make_context: MakeContext, monkeypatch: pytest.MonkeyPatch
+    teacher: Bound, make_context: MakeContext
 ) -> None:
-    losses = iter([1.0])  # before, then higher with every look
-    monkeypatch.setattr("compress.quantization.apply.Work.loss", lambda _: next(losses, 2.0))
     context = make_context("refused")
-    with pytest.raises(StageError, match="no matrix can be held in fewer bits for 0 nats"):
-        run(config_for(scheme="mixed", budget=0.0), {"source": teacher}, context)
+    with pytest.raises(StageError, match="no matrix can be held in fewer bits for a divergence of 0 nats"):
+        run(config_for(scheme="mixed", kl_budget=0.0), {"source": teacher}, context)
+    assert not (context.folder / "checkpoint").exists()
+
+
+def test_an_item_table_that_is_beyond_the_budget_alone_is_an_error(
+    teacher: Bound, make_context: MakeContext
+) -> None:
+    context = make_context("refused")
+    with pytest.raises(StageError, match=r"the item table alone, in int4, takes .* of the budget of 1e-06"):
+        run(config_for(scheme="mixed", kl_budget=1e-6, item_table="int4"), {"source": teacher}, context)
     assert not (context.folder / "checkpoint").exists()

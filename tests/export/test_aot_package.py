@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import os
+import re
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -126,6 +129,45 @@ def test_several_threads_share_an_open_package(artifact: Path) -> None:
         together = list(pool.map(lambda history: package.top_k(history, 5), histories))
     for one, other in zip(alone, together, strict=True):
         np.testing.assert_array_equal(one.items, other.items)
+
+
+GUIDE = Path(__file__).parents[2] / "docs" / "aot.md"
+TOOLS = ("bash", "cmake", "g++")
+MISSING = [tool for tool in TOOLS if shutil.which(tool) is None]
+
+
+def of_guide() -> tuple[dict[str, str], str]:
+    """The files of the C++ program as the guide shows them, and the commands that build and run it."""
+    text = GUIDE.read_text().partition("## From C++")[2]
+    files = dict(re.findall(r"^`([\w.]+)`:\n\n```\w+\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+    commands = re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert set(files) == {"recommend.cpp", "CMakeLists.txt"} and len(commands) == 1
+    return files, commands[0]
+
+
+@pytest.mark.skipif(bool(MISSING), reason=f"to build a C++ program there is no {', '.join(MISSING)}")
+def test_the_program_of_the_guide_is_built_as_it_says_and_answers_as_the_artifact(
+    artifact: Path, tmp_path: Path
+) -> None:
+    files, commands = of_guide()
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    (tmp_path / "student-onnx").symlink_to(artifact)
+    path = (
+        f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # the python that it asks for torch
+    )
+    done = subprocess.run(
+        ["nice", "-n", "10", "bash", "-e", "-c", commands], cwd=tmp_path, env={**os.environ, "PATH": path},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [line.split("\t") for line in done.stdout.splitlines() if re.match(r"\d+\t", line)]
+    rows = np.array([list(map(int, re.findall(r"\d+", commands.split("aot.pt2")[1])))])
+    expected = opened(artifact, "aot").run(rows, rows)
+    assert [int(row) for row, _ in lines] == expected.items[0].tolist()
+    np.testing.assert_allclose([float(score) for _, score in lines], expected.scores[0], rtol=1e-4)
+    program = tmp_path / "build" / "recommend"
+    assert subprocess.run([program], capture_output=True, check=False).returncode == 2  # tells its usage
 
 
 COPIED = """

@@ -131,6 +131,7 @@ def test_the_stage_builds_8_bit_engines(
     found = entries(context.folder / "artifact")[name]
     assert found["engine"]["precision_proof"]["share"] >= 0.5
     assert 0 < found["parity"]["max_score_error"] < 0.2
+    assert verify_artifact(context.folder / "artifact", variant=name).max_score_difference > 0
 
 
 def test_fp8_needs_a_gpu_that_has_it(

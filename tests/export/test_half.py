@@ -84,7 +84,11 @@ def test_the_contract_is_that_of_the_canonical_graph(
     ir.save(to_half(ir.load(canonical(name)), kind), tmp_path / "half.onnx")
     check_onnx(tmp_path / "half.onnx", ScoringExporterConfig(ScoringSizes(N_ITEMS, MAX_LENGTH, TOP_K)))
     found = lint(tmp_path / "half.onnx", precision=kind, profiled=["batch", "length", "seen"])
-    assert [each for each in found if each.severity == "error"] == []
+    wrong = {each.rule for each in found if each.severity == "error"}
+    assert wrong == (
+        {"attention-attribute"} if name in FAMILIES else set()
+    )  # softmax_precision: not for TensorRT
+    assert "precision-cast" not in {each.rule for each in found}
     half, whole = onnx.load(tmp_path / "half.onnx").graph, onnx.load(canonical(name)).graph
     for one, other in zip([*half.input, *half.output], [*whole.input, *whole.output], strict=True):
         assert (one.name, one.type) == (other.name, other.type)

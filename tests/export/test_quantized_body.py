@@ -1,6 +1,7 @@
 """Recorded schemes in graphs: exactly the recorded numbers, every matrix, and what a variant cannot hold."""
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,10 @@ from export.body import cut_body
 from export.fast_body import fast_body
 from export.four_bits import pack
 from export.quantized_body import per_block, quantized_body
-from export.recorded import Recorded, products, recorded
+from export.recorded import Recorded, left_in_float, products, recorded
 from recommender.errors import StageError
 from recommender.models.interface import History, SequentialRecommender
-from recommender.models.linears import body_linears
+from recommender.models.linears import body_linears, quantizable
 from recommender.quantization_scheme import MatrixScheme, Quantization, QuantizationScheme
 from tests.export.bodies import scoring_graph, session, shapes, user_vectors
 from tests.export.fixtures import MAX_LENGTH, MODELS, tiny_model
@@ -45,13 +46,14 @@ def _marks(family: str) -> list[pytest.MarkDecorator]:
 
 
 def quantized_model(
-    family: str, scheme: str = "int4", only: str = ""
+    family: str, scheme: str = "int4", only: str = "", projections: bool = False
 ) -> tuple[SequentialRecommender, Quantization]:
     """A tiny model on the grid of a scheme (the matrices whose names hold `only`)."""
     model = tiny_model(family)
     torch.manual_seed(1)
     scales, matrices = {}, {}
-    for name, linear in body_linears(model.bodies()["user"]).items():
+    every = quantizable(model) if projections else body_linears(model.bodies()["user"])
+    for name, linear in every.items():
         if only not in name:
             continue
         with torch.no_grad():
@@ -243,3 +245,57 @@ def test_the_scale_of_a_row_stands_for_all_its_blocks() -> None:
     assert per_block(rows, 40, 16).tolist() == [[1.0] * 3, [2.0] * 3]
     grouped = np.arange(6, dtype=np.float32).reshape(2, 3)
     assert np.array_equal(per_block(grouped, 40, 16), grouped)
+
+
+@pytest.mark.parametrize(
+    ("variant", "family", "scheme"),
+    [
+        *(("quantized", family, "int4-16") for family in ("llama", "gpt2")),
+        ("quantized", "llama", "int8"),
+        ("qdq", "llama", "int4"),
+        ("qdq", "gpt_neox", "int8"),
+    ],
+)
+def test_projections_in_few_bits_leave_no_float_product(
+    variant: str, family: str, scheme: str, tmp_path: Path
+) -> None:
+    model, quantization = quantized_model(family, scheme, projections=True)
+    body, table = cut_body(scoring_graph(model)), model.item_table().detach().numpy()
+    matrices = recorded(model, quantization)
+    source = fast_body(body, max_length=MAX_LENGTH).model if variant == "quantized" else body
+    found = quantized_body(source, matrices, variant)
+    assert differences(body, found, table) < 2e-5
+    ir.save(found, tmp_path / "found.onnx")
+    assert left_in_float(tmp_path / "found.onnx", model) == {}
+
+
+def test_projections_with_dynamic_inputs_stay_near() -> None:
+    model, quantization = quantized_model("llama", "int8-dynamic", projections=True)
+    body, table = cut_body(scoring_graph(model)), model.item_table().detach().numpy()
+    found = quantized_body(body, recorded(model, quantization), "quantized")
+    size = np.abs(user_vectors(session(body), shapes()[-2], table)).max()
+    assert 0 < differences(body, found, table, alone=True) < 0.1 * size
+    assert sum(node.op_type == "MatMulInteger" for node in found.graph) == 14 + 2
+
+
+def test_a_projection_that_is_not_in_the_graph_is_told() -> None:
+    model, quantization = quantized_model("llama", "int4", projections=True)
+    body = cut_body(scoring_graph(tiny_model("llama")))  # other weights
+    matrices = recorded(model, quantization)
+    lost = {name: matrices[name] for name in ("output_projection",)}
+    with pytest.raises(
+        StageError, match="1 of 1 matrices of the scheme are not in the graph: output_projection"
+    ):
+        quantized_body(body, lost, "quantized")
+
+
+@pytest.mark.parametrize("variant", ["quantized", "qdq"])
+def test_weights_that_stay_in_float_are_named_and_counted(variant: str, tmp_path: Path) -> None:
+    model, quantization = quantized_model("llama", "int4", only="mlp")
+    body = cut_body(scoring_graph(model))
+    source = fast_body(body, max_length=MAX_LENGTH).model if variant == "quantized" else body
+    ir.save(quantized_body(source, recorded(model, quantization), variant), tmp_path / "found.onnx")
+    linears = quantizable(model)
+    assert left_in_float(tmp_path / "found.onnx", model) == {
+        name: linear.matrix().numel() for name, linear in linears.items() if "mlp" not in name
+    }

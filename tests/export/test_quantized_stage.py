@@ -63,6 +63,8 @@ def test_weights_in_few_bits_give_the_lists_of_the_checkpoint_from_a_smaller_bod
         assert np.array_equal(found.items, wanted.items)
         assert np.allclose(found.scores, wanted.scores, atol=1e-5)
         assert metrics["variants"][name]["parity"]["max_score_error"] < 1e-4
+        assert entries[name]["float_weights"] == {}  # SASRec has no projections
+    assert "float_weights" not in entries["fp32"]
     assert metrics["default_variant"] not in ("quantized", "qdq")  # by name only
     refresh_items(folder, *present(folder))
     assert entries_of(folder)["quantized"]["scheme"] == "int4"
@@ -94,6 +96,11 @@ REFUSED = [
     ("quantized", "int8-static", "cannot hold int8-static: variants that can: qdq"),
     ("int8-body", "int4", "quantized already .int4., and int8-body would round it again"),
     ("quantized", "nf4", "no variant can; fp32 and fast hold its values"),
+    ("int8-body", "int8-dynamic", "to hold what it records: variants that can: quantized$"),
+    ("int8-body", "int8-static", "to hold what it records: variants that can: qdq, tensorrt-int8$"),
+    ("int8-body", "nf4", "to hold what it records: no variant can; fp32 and fast hold its values$"),
+    ("int8-body", "llm-int8", "no variant can"),
+    ("int8-body", "of a file", "as its kinds allow: quantized, qdq, tensorrt-int8$"),
 ]
 
 

@@ -10,9 +10,12 @@ from types import ModuleType
 from typing import Any
 
 import onnx
+import onnx_ir as ir
 import pytest
 
 import export.tensorrt
+from export.half import to_half
+from export.static import static_graph
 from export.tensorrt import Asked, EngineError, ImpreciseError, MissingError, build, prove, refit
 from tests.export.engines import SEEN, built, fit
 from tests.export.fixtures import MAX_LENGTH, TOP_K
@@ -21,9 +24,13 @@ from tests.fakes.device import HERE, CpuDevice
 Scoring = dict[str, Path]
 
 
-def reads(*types: str) -> list[dict[str, str]]:
-    """Inputs as the inspector tells of them."""
-    return [{"Format/Datatype": each} for each in types]
+VERSIONS = ("10.15.1.29", "11.4.0.106")
+
+
+def reads(*types: str, schema: str = "Format/Datatype") -> list[dict[str, str]]:
+    """Inputs as the inspector tells of them; from TensorRT 11 on the format stands apart."""
+    more = {"Format": "Row-major linear"} if schema == "Datatype" else {}
+    return [{schema: each, **more} for each in types]
 
 
 def test_what_is_asked_reaches_the_builder(fake_trt: ModuleType, scoring: Scoring, tmp_path: Path) -> None:
@@ -80,6 +87,23 @@ def test_every_refusal_is_an_error_and_writes_nothing(
     with pytest.raises(EngineError, match=message):
         built(scoring["fp32"], tmp_path / "a.plan", **asked)
     assert not list(tmp_path.glob("*.plan")) and not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("version", ["10.12.0.36", "11.4.0.106"])
+def test_every_supported_parser_reads_the_graph_of_an_engine(
+    fake_trt: ModuleType, scoring: Scoring, exported: Path, tmp_path: Path, precision: str, version: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(fake_trt, "__version__", version)
+    built(scoring[precision], tmp_path / "a.plan", precision)
+    if (precision, version[:5]) == ("fp32", "11.4."):
+        return  # which reads Attention as well
+    whole = static_graph(ir.load(exported / "catalogue-1/fp32.onnx"), length=MAX_LENGTH, seen=SEEN)
+    ir.save(to_half(whole, "fp16") if precision == "fp16" else whole, tmp_path / "whole.onnx")
+    wrong = "no importer registered for Attention" if version < "10.2" else "setting softmax_precision"
+    with pytest.raises(EngineError, match=rf"cannot read whole\.onnx: .*\(Attention\): {wrong}"):
+        built(tmp_path / "whole.onnx", tmp_path / "b.plan", precision)
 
 
 def test_sizes_out_of_order_are_refused_by_name(
@@ -141,19 +165,25 @@ def test_timings_are_kept_for_each_gpu_and_version(
     assert (first["hit"], again["hit"]) == (False, True) and file.read_bytes() == b"timings"
 
 
+@pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_what_an_engine_computes_in_is_proved(
-    fake_trt: ModuleType, scoring: Scoring, tmp_path: Path, precision: str
-) -> None:
+    fake_trt: ModuleType, scoring: Scoring, tmp_path: Path, precision: str, version: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(fake_trt, "__version__", version)
     proof = built(scoring[precision], tmp_path / "a.plan", precision)["precision_proof"]
     assert proof["share"] >= {"fp32": 1.0}.get(precision, 0.75)
     assert proof["products"][precision] >= 5
 
 
+@pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "int8", "fp8"])
 def test_fp32_weights_under_another_name_are_found_out(
-    fake_trt: ModuleType, scoring: Scoring, tmp_path: Path, precision: str
-) -> None:
+    fake_trt: ModuleType, scoring: Scoring, tmp_path: Path, precision: str, version: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(fake_trt, "__version__", version)
     with pytest.raises(ImpreciseError, match=rf"{precision} was promised, but .* \d+ in fp32 \(0%"):
         built(scoring["fp32"], tmp_path / "a.plan", precision)
     assert not list(tmp_path.glob("*plan"))
@@ -175,6 +205,26 @@ def test_fp32_weights_under_another_name_are_found_out(
             "fp16",
         ),
         ({"LayerType": "Convolution", "Weights": {"Type": "Half", "Count": 9}}, "fp16"),
+        ({"LayerType": "conv", "Inputs": reads("Half")}, "fp16"),
+        ({"LayerType": "gemm", "Inputs": reads("BFloat16", "Float", schema="Datatype")}, "bf16"),
+        ({"LayerType": "gemm", "Inputs": reads("Int8", schema="Datatype")}, "int8"),
+        ({"LayerType": "gemm", "Inputs": [{"Format": "Row major linear FP32"}]}, "fp32"),
+        ({"LayerType": "kgen", "Name": "__myl_FcAddCast_myl0_5", "Inputs": reads("Half", "Half")}, "fp16"),
+        ({"LayerType": "fusion", "Name": "__myl_MulFc_myl0_2", "Inputs": reads("FP8")}, "fp8"),
+        (
+            {
+                "LayerType": "kgen", "Name": "node_of_linear_3",
+                "TacticName": "__myl_Fc_0x3f1a6e0c_tensorop_32x64x32", "Inputs": reads("Half", "Float"),
+            },
+            "fp16",
+        ),
+        (
+            {
+                "LayerType": "kgen", "Name": "__myl_BmmAddCast_myl0_9",
+                "TacticName": "sm90_xmma_gemm_bf16bf16_bf16f32_f32_tn_n", "Inputs": reads("N/A"),
+            },
+            "bf16",
+        ),
         ({"LayerType": "gemm"}, "unknown"),
     ],
 )  # fmt: skip
@@ -184,6 +234,20 @@ def test_the_inspector_is_read_in_all_its_spellings(layer: dict[str, Any], kind:
             prove([layer], "fp16")
         return
     assert prove([layer, {"LayerType": "kgen"}], kind) == {"products": {kind: 1}, "share": 1.0, "layers": 2}
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        {"LayerType": "Reformat", "ParameterType": "DatatypeConversion", "Inputs": reads("Half")},
+        {"LayerType": "kgen", "Name": "__myl_ConvertMul_myl0_1", "Inputs": reads("Half")},
+        {"LayerType": "kgen", "Name": "__myl_ReplCastMulFcat_myl0_1", "Inputs": reads("Half")},
+        {"LayerType": "kgen", "Name": "fc1.weight + MatMul_3_cast", "Inputs": reads("Half")},
+    ],
+)
+def test_conversions_and_moves_are_no_products(layer: dict[str, Any]) -> None:
+    products = {"LayerType": "gemm", "Inputs": reads("Float")}
+    assert prove([products, layer], "fp32")["products"] == {"fp32": 1}
 
 
 def test_an_engine_of_which_nothing_is_told_proves_nothing() -> None:

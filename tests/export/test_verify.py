@@ -1,9 +1,18 @@
 import json
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from export.verify import verify_artifact
+from export.artifact import open_artifact
+from export.verify import (
+    EIGHT_BIT_TOLERANCE,
+    HALF_TOLERANCE,
+    SCORE_TOLERANCE,
+    replay,
+    tolerance_of,
+    verify_artifact,
+)
 from recommender.errors import GateError, InputError
 from tests.export.fixtures import perturb, reseal
 
@@ -51,3 +60,71 @@ def test_golden_answers_are_compared_by_place_and_by_item(folder: Path, change: 
     reseal(folder)
     with pytest.raises(InputError if change == "unknown" else GateError, match="golden request 0"):
         verify_artifact(folder)
+
+
+def change(path: Path, **values: object) -> None:
+    """Replace entries of a JSON document."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def call_the_engine(folder: Path, **values: object) -> None:
+    """Change what the manifest says of the only engine of an artifact."""
+    variants = json.loads((folder / "manifest.json").read_text())["variants"]
+    engines = [entry | values if entry["name"].startswith("tensorrt") else entry for entry in variants]
+    change(folder / "manifest.json", variants=engines)
+
+
+def stretch_golden(folder: Path, factor: float) -> None:
+    """Multiply the scores of all golden answers."""
+    path = folder / "catalogue-1/golden.json"
+    requests = json.loads(path.read_text())["requests"]
+    for request in requests:
+        request["scores"] = [factor * score for score in request["scores"]]
+    change(path, requests=requests)
+    reseal(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "tolerance"),
+    [
+        *((name, SCORE_TOLERANCE) for name in ("fp32", "fast", "scan-int8", "aot", "tensorrt-fp32")),
+        *((name, HALF_TOLERANCE) for name in ("fp16", "bf16", "aot-bf16", "tensorrt-fp16", "tensorrt-bf16")),
+        *((name, EIGHT_BIT_TOLERANCE) for name in ("tensorrt-int8", "tensorrt-fp8")),
+    ],
+)
+def test_what_is_rounded_may_differ_by_as_much_as_it_is_rounded(name: str, tolerance: float) -> None:
+    assert tolerance_of(name, "fast") == tolerance
+
+
+@pytest.mark.parametrize("name", ["int8-body", "quantized", "qdq", "ann"])
+def test_what_ranks_otherwise_is_refused_unless_the_answers_are_its_own(name: str) -> None:
+    with pytest.raises(InputError, match=f"answers of fp32, and {name} ranks otherwise by design"):
+        tolerance_of(name, "fp32")
+    assert tolerance_of(name, name) == SCORE_TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("name", "passes", "fails"), [("tensorrt-fp16", 1.02, 1.1), ("tensorrt-int8", 1.1, 1.4)]
+)
+def test_the_golden_requests_are_replayed_by_engines(
+    fake_trt: ModuleType, own_engine: Path, name: str, passes: float, fails: float
+) -> None:
+    """The engine computes in fp16; under which name decides how far it may be from the answers."""
+    call_the_engine(own_engine, name=name)
+    stretch_golden(own_engine, passes)
+    found = verify_artifact(own_engine, variant=name)
+    assert found.requests > 1 and found.max_score_difference > 0
+    stretch_golden(own_engine, fails / passes)
+    with pytest.raises(GateError, match="golden request 0"):
+        verify_artifact(own_engine, variant=name)
+
+
+def test_an_engine_for_shorter_histories_answers_those_that_it_reads_whole(
+    fake_trt: ModuleType, own_engine: Path
+) -> None:
+    call_the_engine(own_engine, max_length=5)
+    golden = json.loads((own_engine / "catalogue-1/golden.json").read_text())
+    found = verify_artifact(own_engine, variant="tensorrt-fp16")
+    assert 0 < found.requests < len(golden["requests"])
+    with pytest.raises(GateError):  # of longer ones it reads the newest items only
+        replay(open_artifact(own_engine, variant="tensorrt-fp16"), golden, HALF_TOLERANCE)

@@ -15,9 +15,10 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from export.half_check import rounded_in_float
+from export.lint.supported import SINCE
 from tests.fakes.tensorrt_names import (
     BuilderFlag,
     DataType,
@@ -127,32 +128,52 @@ class INetworkDefinition:
 
 
 class ParserError:
+    def __init__(self, index: int, node: onnx.NodeProto, why: str) -> None:
+        self.index, self.asked, self.why = index, node, why
+
     def node(self) -> int:
-        return 3
+        return self.index
 
     def node_name(self) -> str:
-        return "node_x"
+        return self.asked.name
 
     def node_operator(self) -> str:
-        return "NonZero"
+        return self.asked.op_type
 
     def desc(self) -> str:
-        return "unsupported"
+        return self.why
+
+
+def _refused(node: onnx.NodeProto) -> str:
+    """Why this version's parser does not take a node; "" where it does."""
+    here = tuple(int(part) for part in __version__.split("."))
+    if node.op_type in SINCE and here < SINCE[node.op_type]:
+        return f"no importer registered for {node.op_type}"
+    given = {each.name for each in node.attribute} if node.op_type == "Attention" else set()
+    return "setting softmax_precision is not supported" if "softmax_precision" in given else ""
 
 
 class OnnxParser:
     def __init__(self, network: INetworkDefinition, logger: ILogger) -> None:
         self.network, self.logger = network, logger
-        self.num_errors = 1 if "parse" in FAIL else 0
+        asked = helper.make_node("NonZero", [], [], name="node_x")
+        self.errors = [ParserError(3, asked, "unsupported")] if "parse" in FAIL else []
+
+    @property
+    def num_errors(self) -> int:
+        return len(self.errors)
 
     def get_error(self, index: int) -> ParserError:
-        return ParserError()
+        return self.errors[index]
 
     def parse_from_file(self, model: str) -> bool:
         if _no("parse", self.logger):
             return False
         self.network.model = onnx.load(model)
-        return True
+        for index, node in enumerate(self.network.model.graph.node):
+            if why := _refused(node):
+                self.errors.append(ParserError(index, node, why))
+        return not self.errors
 
 
 class IOptimizationProfile:
@@ -368,11 +389,18 @@ class EngineInspector:
         layers = [
             {
                 "Name": node.name, "LayerType": kind.get(node.op_type, "kgen"), "TacticName": "",
-                "Inputs": [{"Name": name, "Format/Datatype": told_of(name)} for name in node.input if name],
+                "Inputs": [{"Name": name, **_told(told_of(name))} for name in node.input if name],
             }
             for node in nodes
         ]  # fmt: skip
         return json.dumps({"Layers": layers, "Bindings": []})
+
+
+def _told(kind: str) -> dict[str, str]:
+    """A type as the inspector of this version tells it."""
+    if int(__version__.split(".")[0]) < 11:
+        return {"Format/Datatype": kind}
+    return {"Datatype": kind, "Format": "Row-major linear"}
 
 
 class IExecutionContext:

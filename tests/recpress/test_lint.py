@@ -48,6 +48,15 @@ def test_a_promise_and_profiled_axes_are_options(tmp_path: Path, capsys: pytest.
     assert "precision" in capsys.readouterr().err
 
 
+def test_a_graph_is_held_against_a_version(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = written("parser-version", tmp_path)
+    assert main(["lint", path, "--tensorrt", "10.12"]) == 1
+    assert main(["lint", path, "--tensorrt", "10.15.1"]) == 0
+    assert main(["lint", path]) == 0
+    assert main(["lint", path, "--tensorrt", "newest"]) == 2
+    assert "'newest' is no version" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("arguments", [["no.onnx"], ["text.onnx"], ["text.onnx", "--variant", "fast"], ["."]])
 def test_what_is_no_graph_leaves_with_2(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

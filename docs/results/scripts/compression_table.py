@@ -3,8 +3,9 @@
 A line per candidate: quality against the teacher with its interval, NDCG@10 of head, middle and tail items,
 what it holds, and how long one user and 32 users take; in brackets how many times faster that is than the
 deepest model in torch, and than the float32 student as an artifact. Of a candidate that several reports hold,
-quality is that of the one that ranked most users, times are those of the one that timed most batch sizes, the
-newest of several. Both ratios of a cell are of one report: milliseconds of different lines may not be.
+quality is that of the one that ranked most users (and left out where other candidates were ranked by more:
+such a report is for speed), times are those of the one that timed most batch sizes, the newest of several.
+Both ratios of a cell are of one report: milliseconds of different lines may not be.
 
 Run: python docs/results/scripts/compression_table.py RECIPE [--rows FILE] [--deep deep] [--against teacher]
 """
@@ -65,6 +66,7 @@ def lines(
         for row in rows
         if "comparison" in row
     }
+    most = max(row["evaluation"]["users"] for own in reports.values() for row in own)
     compared = [
         {row["created"]: row["candidate"].get("latency", []) for row in reports.get(name, ())}
         for name in yardsticks
@@ -77,18 +79,26 @@ def lines(
         timed = max(reversed(own), key=lambda row: len(row["candidate"].get("latency", [])))
         found, spent = judged["candidate"], timed["candidate"]
         beside = [of.get(timed["created"], []) for of in compared]
-        parts = {each["bin"]: each["quality"] for each in found["slices"] if each["by"] == "popularity"}
+        ranked = judged["evaluation"]["users"] == most
         yield [
             name,
-            f"{found['quality']['hr@10']:.4f}",
-            f"{found['quality']['ndcg@10']:.4f}",
-            _ratio(ratios.get((judged["created"], name, against))),
-            *(f"{parts[part]['ndcg@10']:.4f}" if part in parts else "" for part in PARTS),
+            *(_quality(found, ratios.get((judged["created"], name, against))) if ranked else [""] * 6),
             f"{found['body_parameters']:,}" if "body_parameters" in found else "",
             f"{found['size_bytes'] / 1e6:.2f}" if "size_bytes" in found else "",
             f"{spent['peak_memory_bytes'] / 1e6:.0f}" if "peak_memory_bytes" in spent else "",
             *(_time(spent.get("latency", []), beside, load, batch) for batch in (1, 32)),
         ]
+
+
+def _quality(found: dict[str, Any], comparison: dict[str, Any] | None) -> list[str]:
+    """HR@10, NDCG@10, its ratio, and NDCG@10 of the items of each part."""
+    parts = {each["bin"]: each["quality"] for each in found["slices"] if each["by"] == "popularity"}
+    return [
+        f"{found['quality']['hr@10']:.4f}",
+        f"{found['quality']['ndcg@10']:.4f}",
+        _ratio(comparison),
+        *(f"{parts[part]['ndcg@10']:.4f}" if part in parts else "" for part in PARTS),
+    ]
 
 
 def _ratio(comparison: dict[str, Any] | None) -> str:

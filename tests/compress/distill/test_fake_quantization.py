@@ -12,7 +12,7 @@ from recommender.checkpoint import load_checkpoint, read_info
 from recommender.data.prepared import Prepared
 from recommender.errors import InputError
 from recommender.files import folder_digest
-from recommender.models.linears import body_linears
+from recommender.models.linears import quantizable
 from recommender.quantization_scheme import (
     ITEM_TABLE,
     TABLE_LEVELS,
@@ -39,7 +39,9 @@ def on_its_grid(checkpoint: Bound) -> bool:
     found = read_quantization(checkpoint.path)
     assert found is not None
     model = load_checkpoint(checkpoint.path)
-    for name, linear in body_linears(model.bodies()["user"]).items():
+    for name, linear in quantizable(model).items():
+        if name not in found.scheme.matrices and "projection" in name:
+            continue
         matrix = found.scheme.matrices[name]
         assert matrix.levels is not None
         whole_numbers(linear.matrix().numpy(), found.scales[name], matrix.levels, matrix.group, name)
@@ -69,6 +71,16 @@ def test_where_int4_hurts_training_through_the_rounding_mends_it(
     assert read_scheme(student.path) == read_scheme(small.path)
     assert read_info(student.path).quantized == "int4" == read_info(student.path).about["quantized"]
     assert metrics["history"][-1]["loss"] < metrics["history"][0]["loss"]
+
+
+def test_projections_are_trained_on_their_grids_too(teacher: Bound, make_context: MakeContext) -> None:
+    small = quantized(teacher, make_context, projections=True)
+    student, _ = distill(small, teacher, make_context("student"), method="logits", epochs=1)
+    assert on_its_grid(student)
+    found, before = read_quantization(student.path), read_quantization(small.path)
+    assert found is not None and before is not None
+    for name in ("input_projection", "output_projection"):
+        assert (found.scales[name] != before.scales[name]).any()  # its steps were learnt
 
 
 def test_off_the_grid_and_rounded_again_the_same_training_is_worth_less(

@@ -1,5 +1,6 @@
 """What is measured on a model before it is narrowed, against the formulas."""
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -36,7 +37,7 @@ def rows(users: int = 6, length: int = 8, shortest: int = 2) -> Tensor:
 
 
 def calibration(items: Tensor) -> Calibration:
-    return Calibration(items.numpy(), items[:, -1].numpy())
+    return Calibration(items.numpy(), items[:, -1].numpy(), np.arange(len(items)))
 
 
 def activation(model: LlmRecommender, items: Tensor) -> Importance:

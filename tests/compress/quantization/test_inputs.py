@@ -15,7 +15,7 @@ from recommender.data.prepared import Prepared
 from recommender.models.build import build_model
 from recommender.models.config import LlmConfig
 from recommender.models.interface import History, SequentialRecommender
-from recommender.models.linears import Linear, body_linears, watched
+from recommender.models.linears import Linear, body_linears, quantizable, watched
 from recommender.models.llm import LlmRecommender
 from recommender.stage import Bound
 from tests.compress.conftest import ITEMS, MAX_LENGTH
@@ -105,3 +105,25 @@ def test_prompts_count_and_padding_between_prompt_and_items_does_not() -> None:
     with torch.inference_mode():
         real = real_positions(history, model.hidden(history))
     assert real.int().tolist() == [[1, 1, 0, 0, 1, 1, 1], [1, 1, 1, 1, 1, 1, 1]]
+
+
+@pytest.mark.parametrize("prompts", [0, 3])
+def test_projections_see_items_and_the_states_where_these_are_read(prompts: int, drawn: Calibration) -> None:
+    config = LlmConfig(layers=2, hidden=16, heads=2, item_dim=8)
+    model = build_model(config, n_items=ITEMS, max_length=MAX_LENGTH, seed=0).eval()
+    assert isinstance(model, LlmRecommender)
+    model.prefix = torch.randn(prompts, 16)
+    linears = {name: each for name, each in quantizable(model).items() if "projection" in name}
+    found = hessians(model, linears, drawn)
+    before, behind = [], []
+    with torch.inference_mode():
+        for row in drawn.items:
+            items = torch.from_numpy(row[row != 0][None])
+            before.append(model.items(items)[0])
+            behind.append(model.hidden(History(items)).final[0, prompts:])
+    for name, given in (("input_projection", before), ("output_projection", behind)):
+        rows = torch.cat(given)
+        wanted = (2 / len(rows) * rows.T @ rows).double()
+        assert torch.allclose(found[name], wanted, rtol=1e-3, atol=1e-4)
+    alone = hessians(model, {"input_projection": linears["input_projection"]}, drawn)
+    assert torch.allclose(alone["input_projection"], found["input_projection"])

@@ -1,4 +1,4 @@
-"""What this project writes for other runtimes passes; what it makes for onnxruntime is refused in words."""
+"""The canonical graph and those of engines pass; what is made for onnxruntime is refused in words."""
 
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from export.half import to_half
 from export.int8_body import quantize_body
 from export.lint import lint
 from export.lint.files import files_of
+from export.variants import HalfKind
 from recommender.errors import InputError
 
 AXES = ("batch", "length", "seen")
@@ -18,14 +19,26 @@ def errors(path: Path, **asked: object) -> list[str]:
     return [each.rule for each in lint(path, **asked) if each.severity == "error"]  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("kind", ["fp32", "fp16", "bf16"])
-def test_the_canonical_graph_and_its_half_precision_pass(kind: str, exported: Path, tmp_path: Path) -> None:
+def test_the_canonical_graph_passes(exported: Path) -> None:
     path = exported / "catalogue-1/fp32.onnx"
-    if kind != "fp32":
-        ir.save(to_half(ir.load(path), kind), tmp_path / "half.onnx")  # type: ignore[arg-type]
-        path = tmp_path / "half.onnx"
-    assert errors(path, precision=kind, profiled=AXES) == []
+    assert errors(path, precision="fp32", profiled=AXES) == []
     assert errors(path, precision="int8") == ["precision"]
+    assert errors(path, tensorrt=(10, 12)) == ["parser-version"]  # Attention
+
+
+@pytest.mark.parametrize("kind", ["fp32", "fp16", "bf16"])
+def test_graphs_of_engines_pass_for_the_oldest_version(kind: str, scoring: dict[str, Path]) -> None:
+    assert errors(scoring[kind], precision=kind, profiled=["batch"], tensorrt=(10, 12)) == []
+
+
+@pytest.mark.parametrize("kind", ["fp16", "bf16"])
+def test_half_precision_for_onnxruntime_is_refused_for_its_softmax(
+    kind: HalfKind, exported: Path, tmp_path: Path
+) -> None:
+    ir.save(to_half(ir.load(exported / "catalogue-1/fp32.onnx"), kind), tmp_path / "half.onnx")
+    found = [each for each in lint(tmp_path / "half.onnx", precision=kind) if each.severity == "error"]
+    assert {each.rule for each in found} == {"attention-attribute"}
+    assert all("softmax_precision" in each.text and "tensorrt-*" in each.fix for each in found)
 
 
 def test_an_axis_without_a_profile_is_an_error(exported: Path) -> None:

@@ -3,6 +3,7 @@
 import inspect
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,9 +13,11 @@ from onnx import TensorProto as T
 from export.lint import Finding, lint
 from export.lint.rules import RULES
 from tests.export.lint.violations import (
+    NEWEST,
     RELU,
     VIOLATIONS,
     attention,
+    cast_up,
     clean,
     model,
     node,
@@ -26,7 +29,10 @@ from tests.export.lint.violations import (
     with_weight,
 )
 
-WARNINGS = {"operator-type", "gather-nd", "is-nan", "quantized-product", "half-denormal"}
+WARNINGS = {
+    "parser-version", "operator-type", "gather-nd", "is-nan", "precision-cast", "quantized-product",
+    "half-denormal",
+}  # fmt: skip
 DOCS = Path(__file__).parents[3] / "docs" / "lint.md"
 
 
@@ -73,8 +79,22 @@ def test_a_k_in_a_constant_node_is_a_constant(tmp_path: Path) -> None:
 
 
 def test_an_int64_zero_softcap_is_told_to_be_dropped_and_a_real_one_to_be_computed(tmp_path: Path) -> None:
-    assert "drop" in lint_of(attention(softcap=0.0), tmp_path)[0].fix
-    assert "compute" in lint_of(attention(softcap=30.0), tmp_path)[0].fix
+    assert "drop" in lint_of(attention(softcap=0.0), tmp_path, **NEWEST)[0].fix
+    assert "compute" in lint_of(attention(softcap=30.0), tmp_path, **NEWEST)[0].fix
+
+
+@pytest.mark.parametrize(
+    ("version", "severity"),
+    [(None, "warning"), ((10, 12), "error"), ((10, 13, 3), "error"), ((10, 14), None), ((11, 4, 0), None)],
+)
+def test_an_operator_is_held_against_the_version_that_is_meant(
+    version: tuple[int, ...] | None, severity: str | None, tmp_path: Path
+) -> None:
+    found = lint_of(attention(), tmp_path, tensorrt=version)
+    assert [(each.rule, each.severity) for each in found] == (
+        [("parser-version", severity)] if severity else []
+    )
+    assert not severity or ("10.14 on" in found[0].text and "tensorrt-*" in found[0].fix)
 
 
 @pytest.mark.parametrize("operator", ["DynamicQuantizeLinear", "MatMulInteger"])
@@ -115,6 +135,63 @@ def test_a_promise_is_held_against_the_share_of_bytes(halves: int, severity: str
     made = model(RELU, weights=[weight(name, array) for name, array in zip("ab", stored, strict=True)])
     found = [each for each in lint_of(made, tmp_path, precision="fp16") if each.rule == "precision"]
     assert [each.severity for each in found] == ([severity] if severity else [])
+
+
+def constant(array: np.ndarray, out: str) -> onnx.NodeProto:
+    return node("Constant", out=out, value=weight("", array))
+
+
+@pytest.mark.parametrize(
+    ("halves", "severity"), [(0, "error"), (300, "error"), (900, "warning"), (20_000, None)]
+)
+def test_matrices_in_constant_nodes_count_as_weights_do(halves: int, severity: str, tmp_path: Path) -> None:
+    """`halves`: rows of 16 bytes beside 8,192 bytes of float32."""
+    made = model(
+        constant(np.ones((8, 256), np.float32), "w"),
+        *([constant(np.ones((halves, 8), np.float16), "h")] if halves else []),
+        node("MatMul", "x", "w"),
+    )
+    found = lint_of(made, tmp_path, precision="fp16")
+    assert [(each.rule, each.severity) for each in found] == ([("precision", severity)] if severity else [])
+
+
+def test_a_constant_in_half_precision_that_is_cast_up_is_found_through_a_transpose(tmp_path: Path) -> None:
+    made = model(
+        constant(np.ones((8, 8), np.float16), "w"),
+        node("Transpose", "w", out="t"),
+        node("Cast", "t", out="c", to=T.FLOAT),
+        node("MatMul", "x", "c"),
+    )
+    found = lint_of(made, tmp_path, precision="fp16")
+    assert [(each.rule, each.where) for each in found] == [("precision-cast", "MatMul 'the-MatMul'")]
+    assert "'w', stored in float16" in found[0].text
+
+
+@pytest.mark.parametrize("asked", [None, "fp32"])
+def test_where_no_less_than_float32_is_promised_a_cast_is_no_fault(asked: str | None, tmp_path: Path) -> None:
+    found = lint_of(cast_up(), tmp_path, precision=asked)
+    assert [each for each in found if each.rule == "precision-cast"] == []
+
+
+def test_only_the_product_that_makes_the_scores_may_read_its_matrix_cast_up(tmp_path: Path) -> None:
+    scoring = (
+        node("Cast", "table", out="wide", to=T.FLOAT),
+        node("Gemm", "user", "wide", out="all", transB=1),
+        node("ScatterElements", "all", "seen", "low", out="scores", axis=1),
+        node("TopK", "scores", "k", out=["y", "rows"]),
+    )
+    before = (node("Cast", "w", out="c", to=T.FLOAT), node("MatMul", "x", "c", out="user"))
+    given: dict[str, Any] = {
+        "inputs": [value("x", shape=(4, 8)), value("seen", T.INT64, (4, 2))],
+        "weights": [
+            weight("table", np.ones((9, 8), np.float16)), weight("w", np.ones((8, 8), np.float16)),
+            weight("k", np.array([3])), weight("low", np.ones((4, 2), np.float32)),
+        ],
+    }  # fmt: skip
+    both = lint_of(model(*before, *scoring, **given), tmp_path, precision="fp16")
+    assert [each.where for each in both if each.rule == "precision-cast"] == ["MatMul 'the-MatMul'"]
+    alone = lint_of(model(node("Relu", "x", out="user"), *scoring, **given), tmp_path, precision="fp16")
+    assert [each for each in alone if each.rule == "precision-cast"] == []
 
 
 def test_int8_that_is_promised_has_to_be_there(tmp_path: Path) -> None:

@@ -9,6 +9,9 @@ import onnx
 from onnx import TensorProto as T
 from onnx import helper, numpy_helper
 
+NEWEST = {"tensorrt": (11, 0)}
+"""Asked where an operator came after 10.12."""
+
 
 class Case(NamedTuple):
     model: onnx.ModelProto
@@ -48,7 +51,7 @@ def clean() -> onnx.ModelProto:
     rng = np.random.default_rng(0)
     return model(
         node("MatMul", "x", "w", out="h"),
-        node("RMSNormalization", "h", "scale", out="n"),
+        node("LayerNormalization", "h", "scale", out="n"),
         node("TopK", "n", "k", out=["scores", "items"], axis=1),
         outputs=[value("scores", shape=("batch", 3)), value("items", T.INT64, ("batch", 3))],
         weights=[
@@ -117,6 +120,15 @@ def halves(value_: float) -> onnx.ModelProto:
     )
 
 
+def cast_up(stored: Any = None) -> onnx.ModelProto:
+    """A product of float32 with a matrix that is stored in half precision."""
+    return model(
+        node("Cast", "w", out="c", to=T.FLOAT),
+        node("MatMul", "x", "c"),
+        weights=[weight("w", np.ones((8, 8), np.float16) if stored is None else stored)],
+    )
+
+
 def rotary_with_int32() -> onnx.ModelProto:
     inputs = [value("x", shape=("batch", 2, 4, 8)), value("at", T.INT32, ("batch", 4))]
     caches = [weight(name, np.ones((4, 4), np.float32)) for name in ("cos", "sin")]
@@ -151,6 +163,9 @@ VIOLATIONS: dict[str, Callable[[], Case]] = {
             outputs=[value("y", T.INT32, None)],
         )
     ),
+    "parser-version": lambda: Case(
+        model(node("RMSNormalization", "x", "s"), weights=[weight("s", np.ones(8, np.float32))])
+    ),
     "operator-type": lambda: Case(
         model(
             node("CumSum", "x", "axis"),
@@ -175,16 +190,16 @@ VIOLATIONS: dict[str, Callable[[], Case]] = {
     "top-k-constant": lambda: Case(computed_k()),
     "top-k-sorted": lambda: Case(top_k(3, 8, sorted=0)),
     "top-k-axis": lambda: Case(top_k(3, 8, axis=0)),
-    "attention-rank": lambda: Case(attention(("batch", 4, 16), q_num_heads=2, kv_num_heads=2)),
-    "attention-attribute": lambda: Case(attention(softcap=0.0)),
-    "attention-cache": lambda: Case(cached_attention()),
+    "attention-rank": lambda: Case(attention(("batch", 4, 16), q_num_heads=2, kv_num_heads=2), NEWEST),
+    "attention-attribute": lambda: Case(attention(softmax_precision=T.FLOAT), NEWEST),
+    "attention-cache": lambda: Case(cached_attention(), NEWEST),
     "layer-norm-output": lambda: Case(
         model(
             node("LayerNormalization", "x", "s", out=["y", "mean"]),
             weights=[weight("s", np.ones(8, np.float32))],
         )
     ),
-    "rotary-position": lambda: Case(rotary_with_int32()),
+    "rotary-position": lambda: Case(rotary_with_int32(), NEWEST),
     "scatter-reduction": lambda: Case(
         model(
             node("ScatterND", "x", "i", "x", reduction="add"),
@@ -212,6 +227,7 @@ VIOLATIONS: dict[str, Callable[[], Case]] = {
         )
     ),
     "precision": lambda: Case(with_weight(np.ones((8, 8), np.float32)), {"precision": "fp16"}),
+    "precision-cast": lambda: Case(cast_up(), {"precision": "fp16"}),
     "quantized-type": lambda: Case(quantized(np.uint8(0))),
     "zero-point": lambda: Case(quantized(np.int8(3))),
     "quantized-product": lambda: Case(one_sided_product()),

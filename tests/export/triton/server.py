@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import onnxruntime
+
+from export.half_check import rounded_in_float
 
 TYPES = {"tensor(int64)": ("INT64", np.int64), "tensor(float)": ("FP32", np.float32)}
 Change = Callable[[str, dict[str, Any]], Any]
@@ -34,8 +37,8 @@ class Models:
         self.graphs: dict[str, tuple[str, onnxruntime.InferenceSession]] = {}
         for config in folder.glob("*/config.pbtxt"):
             version = max(int(p.name) for p in config.parent.iterdir() if p.name.isdecimal())
-            session = onnxruntime.InferenceSession(config.parent / str(version) / "model.onnx")
-            self.graphs[config.parent.name] = (str(version), session)
+            graph = config.parent / str(version) / "model.onnx"
+            self.graphs[config.parent.name] = (str(version), _opened(graph))
 
     def metadata(self, name: str, version: str | None) -> dict[str, Any]:
         version, session = self._graph(name, version)
@@ -73,6 +76,15 @@ class Models:
         if version not in (None, served):
             raise Refused(404, f"Request for unknown model: '{name}' version {version} is not found")
         return served, session
+
+
+def _opened(path: Path) -> onnxruntime.InferenceSession:
+    """A session; of a bf16 graph that of its float32 twin, as a CPU has no kernels for it."""
+    model = ir.load(path)
+    if any(value.dtype == ir.DataType.BFLOAT16 for value in model.graph.initializers.values()):
+        twin = ir.to_proto(rounded_in_float(model, "bf16"))
+        return onnxruntime.InferenceSession(twin.SerializeToString())
+    return onnxruntime.InferenceSession(path)
 
 
 def _tensor(value: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import yaml
 from export.artifact import seal
 from export.runtime import read_manifest
 from export.stage import ExportConfig, run
+from export.triton.golden import TOLERANCES
 from export.triton.verify import verify_repository
 from recommender.data.prepared import Prepared
 from recommender.errors import InputError
@@ -81,8 +82,8 @@ def test_what_does_not_run_here_is_held_against_the_canonical_graph(
     made = config().model_copy(update={"triton": config().triton.model_copy(update={"variants": (variant,)})})
     outputs = run(made, {"student-onnx": bound(folder)}, context)
     golden = json.loads((context.folder / "artifact/golden.json").read_text())["answers"]["student-triton"]
-    assert golden["answered_by"] == "fp32" and golden["tolerance"] > 1e-2
-    assert outputs.metrics["replayed"] == []
+    assert golden["answered_by"] == "fp32" and golden["tolerance"] == TOLERANCES["fp16"]
+    assert outputs.metrics["replayed"] == [] and set(outputs.metrics["not_replayed"]) == {"student-triton"}
     assert (context.folder / f"artifact/models/student-triton/1/model.{suffix}").is_file()
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
 from export.triton.repository import seal
@@ -34,7 +35,7 @@ def reseal(folder: Path) -> None:
 
 def test_an_untouched_repository_is_verified(written: Path) -> None:
     found = verify_repository(written)
-    assert found.models == found.replayed == ("recommender",) and found.not_replayed == ()
+    assert found.models == found.replayed == ("recommender",) and found.not_replayed == {}
     assert found.requests > 3 and found.max_score_difference < 1e-5 and found.unlisted == ()
     assert GRAPH in found.files
 
@@ -44,7 +45,9 @@ def test_files_that_no_digest_covers_are_told(repository: Path) -> None:
     assert verify_repository(repository).unlisted == ("notes.txt",)
 
 
-@pytest.mark.parametrize("change", ["altered", "missing", "outside", "unlisted", "broken", "schema"])
+@pytest.mark.parametrize(
+    "change", ["altered", "missing", "outside", "unlisted", "broken", "suffix", "schema"]
+)
 def test_a_repository_that_was_changed_is_an_input_error(change: str, repository: Path) -> None:
     manifest = json.loads((repository / "repository.json").read_text())
     match change:
@@ -58,12 +61,15 @@ def test_a_repository_that_was_changed_is_an_input_error(change: str, repository
             del manifest["files"][GRAPH]
         case "broken":
             del manifest["models"]
+        case "suffix":
+            manifest["models"][0]["graph"] = "golden.json"
         case "schema":
             manifest["schema_version"] = 99
     (repository / "repository.json").write_text(json.dumps(manifest))
     texts = {
         "altered": "model.onnx was altered", "missing": "golden.json is missing", "outside": "lies outside",
         "unlisted": "no digest of models", "broken": "is broken", "schema": "schema_version 99",
+        "suffix": "is broken .*json",
     }  # fmt: skip
     with pytest.raises(InputError, match=texts[change]):
         verify_repository(repository)
@@ -105,13 +111,20 @@ def test_a_graph_that_answers_otherwise_fails_although_its_digests_hold(reposito
         verify_repository(repository)
 
 
-def test_a_model_of_another_engine_is_not_replayed_here_and_told(repository: Path) -> None:
-    (repository / GRAPH).rename(repository / "models/recommender/1/model.plan")
-    edit(repository, "repository.json", "1/model.onnx", "1/model.plan")
-    edit(repository, "repository.json", '"backend": "onnxruntime"', '"backend": "tensorrt"')
-    edit(repository, CONFIG, '"onnxruntime"', '"tensorrt"')
-    found = verify_repository(repository)
-    assert found.replayed == () and found.not_replayed == ("recommender",)
+def test_a_file_that_is_no_graph_is_an_input_error(repository: Path) -> None:
+    (repository / GRAPH).write_bytes(b"no graph")
+    reseal(repository)
+    with pytest.raises(InputError, match="is no ONNX"):
+        verify_repository(repository)
+
+
+def test_a_graph_of_the_right_form_that_cannot_be_opened_is_an_input_error(repository: Path) -> None:
+    model = onnx.load(repository / GRAPH)
+    model.graph.node[0].op_type = "Nonsense"
+    onnx.save(model, repository / GRAPH)
+    reseal(repository)
+    with pytest.raises(InputError, match=r"cannot open .*Nonsense"):
+        verify_repository(repository)
 
 
 SERVERS = {"http": serving, "grpc": grpc_serving}

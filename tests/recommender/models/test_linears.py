@@ -6,7 +6,7 @@ import torch
 from recommender.models.build import build_model
 from recommender.models.config import LlmConfig, SasrecConfig
 from recommender.models.interface import History, SequentialRecommender
-from recommender.models.linears import body_linears, watched
+from recommender.models.linears import body_linears, quantizable, watched
 
 
 def model_of(family: str) -> SequentialRecommender:
@@ -53,3 +53,13 @@ def test_inputs_are_seen_while_it_is_watched_and_not_after(family: str) -> None:
     with torch.no_grad():
         model.hidden(history)
     assert not seen
+
+
+def test_projections_stand_around_the_body_where_a_model_has_them() -> None:
+    model = model_of("llama")
+    every = list(quantizable(model).values())
+    assert [every[0].name, every[-1].name] == ["input_projection", "output_projection"]
+    assert {each.name for each in every[1:-1]} == set(body_linears(model.bodies()["user"]))
+    assert [each.block for each in every[1:-1]] == [0] * 7 + [1] * 7
+    assert every[0].block < 0 and every[-1].block > 1
+    assert list(quantizable(model_of("sasrec"))) == list(body_linears(model_of("sasrec").bodies()["user"]))

@@ -32,6 +32,17 @@ def test_matrices_in_four_bits_take_half_a_byte_a_number_and_their_scales(name: 
     assert found.parts["scoring"] == plain.parts["scoring"]
 
 
+def test_projections_are_read_in_their_bits_where_the_scheme_names_them() -> None:
+    plain = formulas_of(model_of("llama"))
+    names = {"embedding": "input_projection", "head": "output_projection"}
+    found = formulas("llama", QuantizationScheme(matrices=dict.fromkeys(names.values(), INT4)))
+    for part, name in names.items():
+        n, k = getattr(model_of("llama"), name).weight.shape
+        saved = plain.parts[part].bytes["call"] - found.parts[part].bytes["call"]  # type: ignore[index]
+        assert saved == 4 * n * k - (n * k / 2 + 4 * n * -(-k // 16))
+    assert found.parts["blocks"] == plain.parts["blocks"]
+
+
 def test_what_the_scheme_leaves_in_float32_is_read_whole() -> None:
     linears = list(body_linears(model_of("llama").bodies()["user"]))
     plain = formulas_of(model_of("llama"))
