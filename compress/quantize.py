@@ -182,9 +182,9 @@ def run(config: QuantizeConfig, inputs: Mapping[str, Bound], context: Context) -
     Metrics: the validation loss before, with rounded weights, and with inputs rounded as served; `damage`,
     what that does to the answers (divergence, loss, NDCG@10); bytes of the matrices and of the item table as
     the scheme holds them; `sensitivity` where it was measured. Raises InputError when the source has no
-    matrices, holds NaN, is quantized already or of another catalogue, when the scheme names unknown matrices,
-    or nobody has a history to calibrate on, StageError where a budget cannot be kept, or leaves nothing to
-    quantize.
+    matrices, holds NaN, is quantized already, was trained on other data or has not the zeros that it notes,
+    when the scheme names unknown matrices, or nobody has a history to calibrate on, StageError where a budget
+    cannot be kept, or leaves nothing to quantize.
     """
     from compress.quantization.apply import Work
     from recommender.checkpoint import read_info, save_checkpoint
