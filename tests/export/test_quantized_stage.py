@@ -15,6 +15,7 @@ from recommender.checkpoint import save_checkpoint
 from recommender.data.prepared import Prepared
 from recommender.errors import GateError, InputError
 from recommender.files import read_json
+from recommender.models.linears import PROJECTIONS
 from recommender.scoring import HistoryArrays
 from recommender.stage import Bound, Context, Shape
 from tests.export.fixtures import MAX_LENGTH, MODELS, TOP_K, left_padded
@@ -70,6 +71,20 @@ def test_weights_in_few_bits_give_the_lists_of_the_checkpoint_from_a_smaller_bod
     assert entries_of(folder)["quantized"]["scheme"] == "int4"
     again = Artifact(folder, variant="quantized", threads=1).top_k(history, 10)
     assert np.array_equal(again.items, wanted.items)
+
+
+@pytest.mark.parametrize("projections", [False, True])
+def test_an_artifact_in_few_bits_alone_names_what_it_holds_in_float(
+    projections: bool, prepared: Prepared, tmp_path: Path
+) -> None:
+    model, quantization = quantized_model("llama", "int4-16", projections=projections)
+    place = tmp_path / "small" / "checkpoint"
+    save_checkpoint(model, place, prepared=prepared, model_config=MODELS["llama"], quantization=quantization)
+    context = _context(prepared, tmp_path)
+    run(config_for(only="quantized"), {"small": Bound("small", "checkpoint", place, place.parent)}, context)
+    (entry,) = entries_of(context.folder / "artifact").values()
+    around = {name: getattr(model, name).weight.numel() for name in PROJECTIONS}
+    assert entry["float_weights"] == ({} if projections else around)
 
 
 def test_dynamic_inputs_are_served_in_calls_of_the_size_that_quality_was_measured_with(
