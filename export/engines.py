@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
+from pydantic import ValidationError
 
 from export import tensorrt
 from export.fp8 import fp8_products, input_ranges
@@ -159,12 +160,12 @@ def refreshed_entry(
     """The engine of a variant with another item table, refitted where that is possible, else built anew.
 
     `entry`: of the version in use, whose files lie in `folder`; the catalogue `made` has the new table.
-    Raises as `engine_entry` does.
+    Raises as `engine_entry` does, and InputError where the entry does not tell what the engine was built for.
     """
-    name, told = entry["name"], entry["engine"]
+    name = entry["name"]
+    told, config, refittable = _told(entry)
     source = folder / next(file for file in entry["files"] if file.endswith(".onnx"))
     graph = ir.load(source)
-    config = TensorrtConfig.model_validate(told["asked"])
     n_items = manifest["catalogue"]["items"]
     table = np.load(made / "item_table.npy", mmap_mode="r")[: n_items + 1]
     weights = table_weights(graph, table, n_items)
@@ -172,7 +173,7 @@ def refreshed_entry(
         graph.graph.initializers[each].shape == ir.Shape(array.shape) for each, (_, array) in weights.items()
     )
     replace_weights(graph, {each: array for each, (_, array) in weights.items()})
-    if not (told["flags"]["refittable"] and same):
+    if not (refittable and same):
         order = EngineOrder(config.model_copy(update={"seen": told["seen"]}), cache, progress=progress)
         return _built(name, graph, manifest, made, order, told["length"])
     device = gpu_for([name])
@@ -181,6 +182,18 @@ def refreshed_entry(
     with told_as_ours():
         tensorrt.refit(folder / entry["graph"], plan, weights, told=told, device=device)
     return {**entry, **_places(made, plan, files), "engine": {**told, "refitted": True}}
+
+
+def _told(entry: Mapping[str, Any]) -> tuple[Mapping[str, Any], TensorrtConfig, bool]:
+    """What the manifest says of an engine, what had been asked for, and whether it takes other weights."""
+    try:
+        told = tensorrt.facts_of(entry)
+        return told, TensorrtConfig.model_validate(told["asked"]), bool(told["flags"]["refittable"])
+    except tensorrt.EngineError as error:
+        what = error.what
+    except (LookupError, TypeError, ValidationError) as error:
+        what = f"the manifest does not say how it was built ({error!r})"
+    raise InputError(what, where=f"manifest.json, variant {entry['name']}", fix="export the artifact again")
 
 
 def build_engine(

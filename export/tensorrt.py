@@ -506,14 +506,14 @@ def open_engine(path: Path, entry: Mapping[str, Any], threads: int | None, devic
     del threads  # of the CPU
     if device != "cuda":
         raise UnfitError(f"an engine runs on a GPU, not on the device {device!r}", "open it with device cuda")
-    told = _facts(entry)
+    told = facts_of(entry)
     gpu = open_device()
     check_machine(told["machine"], told["flags"], gpu.machine())
     return Engine(path.read_bytes(), told, gpu)
 
 
-def _facts(entry: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What the manifest says of an engine. Raises UnfitError unless all is there that opening it takes."""
+def facts_of(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the manifest says of an engine. Raises EngineError unless all is there that opening it takes."""
     told: Mapping[str, Any] = entry.get("engine", {})
     try:
         texts = [*Machine(**told["machine"]), told["flags"]["hardware"]]
@@ -523,7 +523,7 @@ def _facts(entry: Mapping[str, Any]) -> Mapping[str, Any]:
         if not (fits and told["profiles"] and isinstance(told["flags"]["version_compatible"], bool)):
             raise ValueError("a value of another type")
     except (LookupError, TypeError, ValueError) as error:
-        raise UnfitError(
+        raise EngineError(
             f"the manifest does not say what it was built for ({error!r})", "export the artifact again"
         ) from error
     return told

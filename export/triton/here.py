@@ -78,15 +78,14 @@ def _package(path: Path, model: Mapping[str, Any]) -> Session:
 def _engine(path: Path, model: Mapping[str, Any]) -> Session:
     from export import tensorrt
 
+    if "engine" not in model:
+        raise NotHereError("the repository does not say what it was built for")
     try:
         opened: Session = tensorrt.open_engine(path, model, None, "cuda")
     except (tensorrt.MissingError, tensorrt.UnfitError) as error:
         raise NotHereError(error.what) from error
     except tensorrt.EngineError as error:
         raise InputError(error.what, where=str(path), fix=error.fix) from error
-    except (LookupError, TypeError) as error:
-        what = f"the manifest does not say what it was built for ({error!r})"
-        raise InputError(what, where=str(path), fix=AGAIN) from error
     return opened
 
 

@@ -13,7 +13,7 @@ import export.tensorrt
 from export.refresh import refresh_items
 from export.verify import verify_artifact
 from recommender.errors import InputError, StageError
-from recommender.files import read_json
+from recommender.files import read_json, write_json
 from tests.export.engines import entries, lists
 from tests.export.test_refresh import present
 from tests.fakes.device import CpuDevice
@@ -76,3 +76,19 @@ def test_a_refresh_without_a_gpu_says_so_and_changes_nothing(
     with pytest.raises(InputError, match=r"no CUDA device\n.*pip install .*tensorrt-cu13"):
         refresh_items(own_engine, *changed(own_engine, more=0))
     assert not (own_engine / "catalogue-2").exists()
+
+
+@pytest.mark.parametrize(
+    ("lost", "what"),
+    [("machine", "does not say what it was built for"), ("asked", "does not say how it was built")],
+)
+def test_a_damaged_entry_is_an_input_error_and_changes_nothing(
+    fake_trt: ModuleType, own_engine: Path, lost: str, what: str
+) -> None:
+    manifest = read_json(own_engine / "manifest.json")
+    del next(each for each in manifest["variants"] if each["name"] == "tensorrt-fp16")["engine"][lost]
+    write_json(own_engine / "manifest.json", manifest)
+    with pytest.raises(InputError, match=what) as caught:
+        refresh_items(own_engine, *changed(own_engine, more=0))
+    assert "variant tensorrt-fp16" in str(caught.value)
+    assert read_json(own_engine / "manifest.json") == manifest and not (own_engine / "catalogue-2").exists()

@@ -268,8 +268,11 @@ def test_an_engine_whose_entry_is_damaged_is_refused(
     for name in ("engine", *place)[:-1]:
         inside = inside[name]
     inside[("engine", *place)[-1]] = value
-    with pytest.raises(UnfitError, match=r"does not say what it was built for \(.*\); export the artifact"):
+    with pytest.raises(
+        EngineError, match=r"does not say what it was built for \(.*\); export the artifact"
+    ) as caught:
         open_engine(tmp_path / "a.plan", entry, None, "cuda")
+    assert caught.type is EngineError  # no other machine opens it either
 
 
 def test_code_within_a_plan_is_run_only_where_it_was_asked_for(
