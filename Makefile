@@ -1,5 +1,7 @@
 # make demo | make test | make lint: each makes .venv and installs what it needs, once.
+# Tests run in two processes; another number: make test WORKERS=4
 PYTHON ?= python3
+WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -11,10 +13,10 @@ demo: $(INSTALLED)  ## the whole way on made-up data, a few minutes on two cores
 	$(BIN)/recpress run quickstart --out runs/quickstart
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 slow: $(SERVING)
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "slow and not gpu"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
