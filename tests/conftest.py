@@ -17,6 +17,20 @@ def cache_of_session(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _shared_traces(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Models that are equal are traced once, by whichever process of the tests is first."""
+    import export.onnx
+    from tests.traces import SharedTraces
+
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "traces"
+    folder.mkdir(exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export.onnx, "_trace", SharedTraces(export.onnx._trace, folder))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _alone(cache_of_session: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("RECPRESS_CACHE", str(cache_of_session))
