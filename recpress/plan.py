@@ -15,7 +15,7 @@ from recommender.data.prepare import find_prepared, prepare
 from recommender.data.prepared import Prepared
 from recommender.errors import RecpressError
 from recommender.files import digest_of
-from recommender.stage import Bound, Context
+from recommender.stage import Bound, Context, Progress, silent
 from recpress.folders import check_inputs_outside, check_run_folder
 from recpress.given import bind, check_given
 from recpress.probe import UNKNOWN, Cost, is_training, probe, trial_folder
@@ -63,8 +63,12 @@ def plan(
     fresh: bool = False,
     cache: Path | None = None,
     stages: StageTable = STAGES,
+    progress: Progress = silent,
 ) -> Plan:
-    """The plan of a run. Raises InputError for a folder that the run would refuse."""
+    """The plan of a run. Raises InputError for a folder that the run would refuse.
+
+    `progress` hears of each step that is tried, before it is: with many, that takes minutes.
+    """
     folder = folder.resolve()
     check_run_folder(folder, loaded.recipe.name, fresh=fresh)
     for _, recipe in loaded.all():
@@ -77,7 +81,7 @@ def plan(
             steps = lay_out(loaded, data, device=device, stages=stages)
         except RecpressError as error:
             return _without_data(loaded, folder, device, error)
-        planner = _Planner(folder, device, Path(temporary), fresh)
+        planner = _Planner(folder, device, Path(temporary), fresh, progress)
         lines = tuple(planner.lines(steps))
     notes = (*data.notes, *_totals(lines))
     return Plan(loaded.recipe.name, folder, device, lines, notes, tuple(planner.missing))
@@ -107,8 +111,9 @@ class _Data:
 class _Planner:
     """Goes through the steps as the runner would, with trials in place of results that are not there yet."""
 
-    def __init__(self, folder: Path, device: str, temporary: Path, fresh: bool) -> None:
+    def __init__(self, folder: Path, device: str, temporary: Path, fresh: bool, progress: Progress) -> None:
         self.folder, self.device, self.temporary, self.fresh = folder, device, temporary, fresh
+        self.progress = progress
         self.store = Store(folder)
         self.bound: dict[tuple[str | None, Origin], Bound] = {}
         self.missing: list[str] = []
@@ -156,6 +161,7 @@ class _Planner:
             return UNKNOWN
         key = digest_of({**step.parts, "seed": None, "inputs": {n: str(b.path) for n, b in inputs.items()}})
         if key not in self.tried:
+            self.progress("note", {"text": f"trying {step.name}"})
             self.tried[key] = self._trial(step, inputs, trial_folder(self.temporary, number))
         cost, made = self.tried[key]
         if made is not None and step.config.produces:

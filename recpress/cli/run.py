@@ -71,9 +71,14 @@ def carry_out(
         loaded = load()
         folder = out or Path("runs") / loaded.recipe.name
         if dry_run:
+            from recpress.cli.progress import Display
             from recpress.plan import plan
 
-            show_plan(plan(loaded, folder, device=resolve_device(device.value), fresh=fresh), as_json)
+            with Display() as display:
+                found = plan(
+                    loaded, folder, device=resolve_device(device.value), fresh=fresh, progress=display
+                )
+            show_plan(found, as_json)
             return
         show_result(_run(loaded, folder, resolve_device(device.value), fresh, crew), as_json)
 

@@ -101,8 +101,13 @@ stages:
   - {stage: bench, compare: [teacher, student]}
 """
     (tmp_path / "real.yaml").write_text(text)
-    found = plan(load_recipe(tmp_path / "real.yaml"), tmp_path / "run", device="cpu")
+    said: list[Any] = []
+    found = plan(
+        load_recipe(tmp_path / "real.yaml"), tmp_path / "run", device="cpu",
+        progress=lambda event, values: said.append((event, values["text"])),
+    )  # fmt: skip
     assert found.missing == ()
+    assert said == [("note", f"trying {name}") for name in ("00-teacher", "01-pruned", "02-student")]
     for name in ("00-teacher", "02-student"):
         assert line(found, name).basis == "probe of a few steps; at most"
         assert (line(found, name).seconds or 0) > 0
