@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SERVING := $(VENV)/.serving
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .PHONY: demo test slow lint format clean
 
@@ -13,10 +14,10 @@ demo: $(INSTALLED)  ## the whole way on made-up data, a few minutes on two cores
 	$(BIN)/recpress run quickstart --out runs/quickstart
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(PYTEST)
 
 slow: $(SERVING)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "slow and not gpu"
+	$(PYTEST) -m "slow and not gpu"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

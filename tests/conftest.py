@@ -17,9 +17,12 @@ def cache_of_session(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _shared_traces(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Models that are equal are traced once, by whichever process of the tests is first."""
+@pytest.fixture(scope="session")
+def shared_traces(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Models that are equal are traced once, by whichever process of the tests is first.
+
+    Folders whose tests export ask for it; others need no torch.
+    """
     import export.onnx
     from tests.traces import SharedTraces
 

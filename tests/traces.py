@@ -4,8 +4,8 @@ import hashlib
 import os
 import pickle
 from collections.abc import Callable
-from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import onnx
@@ -21,8 +21,8 @@ Trace = Callable[[ScoringGraph, ScoringExporterConfig, int], ir.Model]
 class SharedTraces:
     """`trace` (torch.onnx.export of a scoring graph), once for graphs that are equal to the last bit.
 
-    What cannot be compared (hooks, classes within a test) is traced each time. `folder` may be shared by
-    processes.
+    What cannot be compared (hooks, classes within a test) is traced each time. Code counts by its name: a
+    test that patches the code of a model has to bring another `trace`. `folder` may be shared by processes.
     """
 
     def __init__(self, trace: Trace, folder: Path) -> None:
@@ -42,10 +42,13 @@ class SharedTraces:
 
 
 def digest(value: Any) -> str:
-    """Of all that an object holds, tensors by their numbers. Raises what `pickle` does."""
-    written = BytesIO()
-    _Numbers(written, protocol=5).dump(value)
-    return hashlib.sha256(written.getvalue()).hexdigest()
+    """Of all that an object holds, tensors by their numbers; nothing is stored, and nothing read back.
+
+    Raises what `pickle` raises for what it cannot walk through: AttributeError, TypeError, PicklingError.
+    """
+    found = hashlib.sha256()
+    _Numbers(SimpleNamespace(write=found.update), protocol=5).dump(value)
+    return found.hexdigest()
 
 
 class _Numbers(pickle.Pickler):

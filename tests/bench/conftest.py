@@ -15,6 +15,11 @@ from tests.bench.fakes import artifact, checkpoint, tiny_log
 UP, DOWN = list(range(1, 9)), list(range(8, 0, -1))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _traces(shared_traces: None) -> None:
+    """Before the first export."""
+
+
 def bench_context(
     folder: Path, by_seed: Mapping[int, Mapping[str, Bound]], *, evaluation: EvaluationConfig | None = None
 ) -> Context:

@@ -27,6 +27,11 @@ from tests.fakes.device import CpuDevice
 from tests.recommender.fixtures import cyclic_histories, prepared_from
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _traces(shared_traces: None) -> None:
+    """Before the first export."""
+
+
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     histories = cyclic_histories(60, N_ITEMS, 20)
