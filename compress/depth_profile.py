@@ -10,7 +10,7 @@ from compress.starts import Init, start_problem
 from recommender.errors import InputError
 from recommender.models.config import BODILESS, LlmConfig
 from recommender.quantization_scheme import LEAVES_GRID
-from recommender.stage import Bound, Context, Outputs, Shape, StageConfig
+from recommender.stage import Bound, Context, OneSourceConfig, Outputs, Shape
 from recommender.training.config import TrainSettings
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from recommender.profile import Depth, DepthProfile
 
 
-class DepthProfileConfig(TrainSettings, StageConfig):
+class DepthProfileConfig(TrainSettings, OneSourceConfig):
     """Measure a checkpoint's body by depth; the test part is never looked at.
 
     ```yaml
@@ -44,16 +44,6 @@ class DepthProfileConfig(TrainSettings, StageConfig):
     calibration_users: int = Field(
         1024, ge=1, description="users whose training histories and next items are looked at"
     )
-
-    @property
-    def consumes(self) -> tuple[str, ...]:
-        """The checkpoint to profile."""
-        return (self.of,)
-
-    @property
-    def produces(self) -> str:
-        """The profile."""
-        return self.as_
 
     def problems(self, known: Mapping[str, Shape]) -> list[tuple[str, str]]:
         """A list of depths that makes no sense or goes too deep, a source that has no blocks."""

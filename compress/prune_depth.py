@@ -9,7 +9,7 @@ from compress.starts import Init, start_problem
 from recommender.errors import InputError
 from recommender.models.config import BODILESS, ModelConfig
 from recommender.quantization_scheme import LEAVES_GRID
-from recommender.stage import Bound, Context, Outputs, Shape, StageConfig
+from recommender.stage import Bound, Context, OneSourceConfig, Outputs, Shape
 
 if TYPE_CHECKING:
     from recommender.models.interface import SequentialRecommender
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Importance = Literal["first", "block-influence", "angular", "greedy", "uniform"]
 
 
-class PruneDepthConfig(StageConfig):
+class PruneDepthConfig(OneSourceConfig):
     """Keep some blocks of a checkpoint's body and drop the others.
 
     ```yaml
@@ -45,16 +45,6 @@ class PruneDepthConfig(StageConfig):
     calibration_users: int = Field(
         1024, ge=1, description="users whose training histories (greedy: and next items) are looked at"
     )
-
-    @property
-    def consumes(self) -> tuple[str, ...]:
-        """The checkpoint to prune."""
-        return (self.of,)
-
-    @property
-    def produces(self) -> str:
-        """The pruned checkpoint."""
-        return self.as_
 
     def problems(self, known: Mapping[str, Shape]) -> list[tuple[str, str]]:
         """A selection that the source cannot give, or a source that has no blocks."""

@@ -19,7 +19,7 @@ from recommender.quantization_scheme import (
     parsed_scheme,
 )
 from recommender.sparsity import Sparsity, noted
-from recommender.stage import Bound, Context, Outputs, Shape, StageConfig, lasting
+from recommender.stage import Bound, Context, OneSourceConfig, Outputs, Shape, lasting
 
 if TYPE_CHECKING:
     from compress.quantization.apply import Work
@@ -34,7 +34,7 @@ SchemeOption = Annotated[
 Method = Literal["rtn", "gptq"]
 
 
-class QuantizeConfig(StageConfig):
+class QuantizeConfig(OneSourceConfig):
     """Round the matrices of a checkpoint's body (and its item table) to a grid, and note which.
 
     ```yaml
@@ -92,16 +92,6 @@ class QuantizeConfig(StageConfig):
         if self.scheme in BITSANDBYTES and self.method == "gptq":
             raise ValueError(f"{self.scheme} is rounded by bitsandbytes: leave method out")
         return self
-
-    @property
-    def consumes(self) -> tuple[str, ...]:
-        """The checkpoint to quantize."""
-        return (self.of,)
-
-    @property
-    def produces(self) -> str:
-        """The quantized checkpoint."""
-        return self.as_
 
     def problems(self, known: Mapping[str, Shape]) -> list[tuple[str, str]]:
         """A source that has no matrices, or is quantized already."""

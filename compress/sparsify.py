@@ -11,7 +11,7 @@ from recommender.errors import InputError, nearest
 from recommender.models.config import BODILESS, LlmConfig, ModelConfig, SasrecConfig
 from recommender.quantization_scheme import LEAVES_GRID
 from recommender.sparsity import Sparsity, Zeros, noted
-from recommender.stage import Bound, Context, Outputs, Shape, StageConfig
+from recommender.stage import Bound, Context, OneSourceConfig, Outputs, Shape
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from recommender.models.linears import Linear
 
 
-class SparsifyConfig(StageConfig):
+class SparsifyConfig(OneSourceConfig):
     """Prune single weights of a checkpoint; its shape stays, and later trainings keep the zeros.
 
     ```yaml
@@ -55,16 +55,6 @@ class SparsifyConfig(StageConfig):
     calibration_users: int = Field(
         1024, ge=1, description="users whose training histories tell what the inputs of a matrix look like"
     )
-
-    @property
-    def consumes(self) -> tuple[str, ...]:
-        """The checkpoint to prune."""
-        return (self.of,)
-
-    @property
-    def produces(self) -> str:
-        """The sparse checkpoint."""
-        return self.as_
 
     @field_validator("pattern", mode="before")
     @classmethod

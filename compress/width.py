@@ -20,7 +20,7 @@ from recommender.errors import InputError
 from recommender.models.config import BODILESS, LlmConfig, ModelConfig
 from recommender.quantization_scheme import LEAVES_GRID
 from recommender.sparsity import noted
-from recommender.stage import Bound, Context, Outputs, Shape, StageConfig, lasting
+from recommender.stage import Bound, Context, OneSourceConfig, Outputs, Shape, lasting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 Target = Annotated[int, Field(ge=1, strict=True)] | Annotated[float, Field(gt=0, lt=1, strict=True)]
 
 
-class PruneWidthConfig(StageConfig):
+class PruneWidthConfig(OneSourceConfig):
     """Keep some neurons, heads or channels of a checkpoint's decoder and drop the others.
 
     ```yaml
@@ -73,16 +73,6 @@ class PruneWidthConfig(StageConfig):
         """What is to stay, by the names of `Widths`."""
         named = ((name, getattr(self, name)) for name in ("ffn", "heads", "kv_heads", "hidden"))
         return {name: amount for name, amount in named if amount is not None}
-
-    @property
-    def consumes(self) -> tuple[str, ...]:
-        """The checkpoint to prune."""
-        return (self.of,)
-
-    @property
-    def produces(self) -> str:
-        """The pruned checkpoint."""
-        return self.as_
 
     def problems(self, known: Mapping[str, Shape]) -> list[tuple[str, str]]:
         """A model that is no decoder, or widths that its family cannot have."""

@@ -19,7 +19,7 @@ from export.variants import CANONICAL, ENGINE, VariantName, may_be_default, sche
 from recommender.errors import InputError
 from recommender.quantization_scheme import read_quantization
 from recommender.sparsity import noted
-from recommender.stage import Bound, Context, Kind, Outputs, Shape, StageConfig
+from recommender.stage import Bound, Context, Kind, OneSourceConfig, Outputs, Shape
 
 if TYPE_CHECKING:
     from export.artifact import Origin
@@ -30,7 +30,7 @@ CALIBRATION_USERS = 1024
 """Of whose histories (before the validation item) the ranges of tensorrt-fp8 are taken."""
 
 
-class ExportConfig(StageConfig):
+class ExportConfig(OneSourceConfig):
     """Write an artifact (ONNX graphs, torch-free runtime) and prove that it ranks like its checkpoint.
 
     ```yaml
@@ -99,16 +99,6 @@ class ExportConfig(StageConfig):
         if self.only is not None:
             return (self.only,)
         return self.variants or ()
-
-    @property
-    def consumes(self) -> tuple[str, ...]:
-        """The checkpoint, or the artifact."""
-        return (self.of,)
-
-    @property
-    def produces(self) -> str:
-        """The artifact, or the repository."""
-        return self.as_
 
     @property
     def machine(self) -> dict[str, str]:

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from recommender.data.config import DataConfig, EvaluationConfig, Section
 from recommender.data.prepared import Prepared, Split
@@ -113,6 +113,23 @@ class StageConfig(Section):
     def shape(self, known: Mapping[str, Shape]) -> Shape | None:
         """What `produces` will be, as far as it can be told before running; called when `produces` is set."""
         return Shape("checkpoint") if self.produces else None
+
+
+class OneSourceConfig(StageConfig):
+    """Base of stages that make one thing of one other; each says in its options what both are."""
+
+    of: str
+    as_: str = Field(alias="as")
+
+    @property
+    def consumes(self) -> tuple[str, ...]:
+        """The source."""
+        return (self.of,)
+
+    @property
+    def produces(self) -> str:
+        """The name of what is made."""
+        return self.as_
 
 
 def lasting(about: Mapping[str, Any]) -> dict[str, Any]:

@@ -135,22 +135,22 @@ def _inside(parent: Any, part: int | str) -> list[Any]:
     if isinstance(parent, type) and issubclass(parent, BaseModel):
         for name, field in parent.model_fields.items():
             if part in (name, field.alias):
-                return _branches(field.annotation)
+                return branches(field.annotation)
         return []
     arguments = get_args(parent)
     if get_origin(parent) in (tuple, list):
-        return _branches(arguments[0])
+        return branches(arguments[0])
     if get_origin(parent) is dict:
-        return _branches(arguments[1])
+        return branches(arguments[1])
     return []
 
 
-def _branches(annotation: Any) -> list[Any]:
+def branches(annotation: Any) -> list[Any]:
     """A type with Annotated and unions taken apart."""
     if hasattr(annotation, "__metadata__"):
-        return _branches(annotation.__origin__)
+        return branches(annotation.__origin__)
     if get_origin(annotation) in (Union, types.UnionType):
-        return [t for branch in get_args(annotation) for t in _branches(branch)]
+        return [t for branch in get_args(annotation) for t in branches(branch)]
     return [annotation]
 
 

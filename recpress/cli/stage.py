@@ -1,14 +1,13 @@
 """One verb per stage: the stage alone, around folders that exist already."""
 
-from collections.abc import Callable, Iterator
-from typing import Annotated, Any, get_args
+from collections.abc import Callable
+from typing import Annotated
 
 import typer
-from pydantic import BaseModel
 
-from recommender.data.config import Section
 from recpress.cli import show
 from recpress.cli.options import Device, DeviceOption, DryRun, Fresh, Json, Out, Sets
+from recpress.cli.stage_options import option_rows
 from recpress.stages import STAGES
 
 EXAMPLES = {
@@ -77,26 +76,5 @@ def verb(name: str) -> Callable[..., None]:
 
 
 def _show_options(name: str) -> None:
-    rows = list(_options(STAGES[name].config_class()))
+    rows = option_rows(STAGES[name].config_class())
     show.table(f"options of {name}", ("key", "type", "default", "what it is"), rows)
-
-
-def _options(config: type[BaseModel], before: str = "") -> Iterator[tuple[str, str, str, str | None]]:
-    """(key, type, default, what it is) of all fields; those of a section stand below it as `section.key`."""
-    for key, field in config.model_fields.items():
-        if key == "stage":
-            continue
-        path, kind = before + (field.alias or key), field.annotation
-        section = kind if isinstance(kind, type) and issubclass(kind, Section) else None
-        default = "required" if field.is_required() else repr(field.get_default(call_default_factory=True))
-        yield path, _type_of(kind), "" if section else default, field.description
-        if section is not None:
-            yield from _options(section, f"{path}.")
-
-
-def _type_of(annotation: Any) -> str:
-    if isinstance(annotation, type):
-        return annotation.__name__
-    return " | ".join(
-        dict.fromkeys(part if isinstance(part, str) else _type_of(part) for part in get_args(annotation))
-    )

@@ -12,7 +12,7 @@ from pydantic import Field
 from recommender.data.config import Section
 from recommender.errors import GateError, InputError
 from recommender.files import read_json, write_json, write_text
-from recommender.stage import Bound, Context, Kind, Outputs, Shape, StageConfig
+from recommender.stage import Bound, Context, Kind, OneSourceConfig, Outputs, Shape, StageConfig
 from recpress.stages import StageKind, StageTable
 
 HERE = "tests.recpress.fakes"
@@ -94,22 +94,12 @@ def _fail(how: str | None) -> None:
             raise ZeroDivisionError("a bug")
 
 
-class CutConfig(StageConfig):
+class CutConfig(OneSourceConfig):
     """Cuts a checkpoint."""
 
     stage: Literal["cut"]
-    of: str
-    as_: str = Field(alias="as")
     keep: int = Field(ge=1)
     method: Literal["first", "last"] = "first"
-
-    @property
-    def consumes(self) -> tuple[str, ...]:
-        return (self.of,)
-
-    @property
-    def produces(self) -> str:
-        return self.as_
 
     def problems(self, known: Mapping[str, Shape]) -> list[tuple[str, str]]:
         layers = known[self.of].layers
@@ -130,21 +120,11 @@ def cut(config: CutConfig, inputs: Mapping[str, Bound], context: Context) -> Out
     return Outputs({"size": config.keep})
 
 
-class PackConfig(StageConfig):
+class PackConfig(OneSourceConfig):
     """Makes an artifact."""
 
     stage: Literal["pack"]
-    of: str
-    as_: str = Field(alias="as")
     top_k: int = 20
-
-    @property
-    def consumes(self) -> tuple[str, ...]:
-        return (self.of,)
-
-    @property
-    def produces(self) -> str:
-        return self.as_
 
     def shape(self, known: Mapping[str, Shape]) -> Shape:
         return Shape("artifact", top_k=self.top_k)
