@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from compress.calibration import Calibration, device_of
-from recommender.errors import InputError, StageError
+from compress.finite import check_seen
+from compress.gram import gram
+from recommender.errors import StageError
 from recommender.models.interface import Hidden, History, SequentialRecommender
 from recommender.models.linears import Linear, watched
 
@@ -71,12 +73,7 @@ def show_inputs(
             if given.shape[:-1].numel() != real.numel():
                 raise StageError(f"{linear.name} sees {list(given.shape)} of {list(real.shape)} positions")
             inputs = given.reshape(-1, given.shape[-1])[real.flatten()]
-            if not inputs.isfinite().all():
-                raise InputError(
-                    f"the inputs of {linear.name} hold NaN or infinite numbers on the calibration histories",
-                    where="of",
-                    fix="train again from a checkpoint that is sound; with a lower learning_rate, if it grew",
-                )
+            check_seen(inputs, f"the inputs of {linear.name}", where="of")
             seen.add(linear.name)
             see(linear, inputs)
 
@@ -99,14 +96,14 @@ def input_norms(block: nn.Module, calls: Sequence[Call], linears: Mapping[str, L
 
 
 def input_hessian(block: nn.Module, calls: Sequence[Call], linear: Linear) -> Tensor:
-    """X^T X / n of the inputs of one matrix, float32 [in, in]."""
+    """X^T X / n of the inputs of one matrix, float64 [in, in]."""
     size = linear.matrix().shape[1]
-    total = torch.zeros(size, size, device=linear.matrix().device)
+    total = torch.zeros(size, size, dtype=torch.float64, device=linear.matrix().device)
     count = 0
 
     def see(_: Linear, inputs: Tensor) -> None:
         nonlocal count
-        total.addmm_(inputs.T.float(), inputs.float())
+        total.add_(gram(inputs))
         count += len(inputs)
 
     show_inputs(block, calls, {linear.name: linear}, see)
@@ -121,10 +118,9 @@ def output_errors(
 
     def see(linear: Linear, inputs: Tensor) -> None:
         weight = linear.matrix().float()
-        lost[linear.name] += float(
-            (inputs.float() @ (weight - changed[linear.name].float()).T).square().sum()
-        )
-        whole[linear.name] += float((inputs.float() @ weight.T).square().sum())
+        difference = weight - changed[linear.name].float()
+        lost[linear.name] += float((inputs.float() @ difference.T).double().square().sum())
+        whole[linear.name] += float((inputs.float() @ weight.T).double().square().sum())
 
     show_inputs(block, calls, linears, see)
     return {name: (lost[name] / whole[name]) ** 0.5 if whole[name] else 0.0 for name in linears}

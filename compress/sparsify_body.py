@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from compress.block_inputs import Call, calls_of, input_hessian, input_norms, output_errors
 from compress.calibration import Calibration
 from compress.sparsity import Method, Pattern, magnitude, sparsegpt, wanda
+from recommender.errors import StageError
 from recommender.models.interface import SequentialRecommender
 from recommender.models.linears import Linear
 from recommender.stage import Progress, silent
@@ -55,7 +56,10 @@ def pruned_weights(
     sparsity: float,
     pattern: Pattern,
 ) -> dict[str, Tensor]:
-    """The new weight [out, in] of each matrix of one block, which itself stays as it is."""
+    """The new weight [out, in] of each matrix of one block, which itself stays as it is.
+
+    Raises StageError where SparseGPT finds no factor of a Hessian.
+    """
     if method == "magnitude":
         return {
             name: magnitude(each.matrix(), sparsity, pattern=pattern).weight for name, each in linears.items()
@@ -66,7 +70,12 @@ def pruned_weights(
             name: wanda(each.matrix(), norms[name], sparsity, pattern=pattern).weight
             for name, each in linears.items()
         }
-    return {
-        name: sparsegpt(each.matrix(), input_hessian(block, calls, each), sparsity, pattern=pattern).weight
-        for name, each in linears.items()
-    }
+    found = {}
+    for name, each in linears.items():
+        hessian = input_hessian(block, calls, each)
+        try:
+            found[name] = sparsegpt(each.matrix(), hessian, sparsity, pattern=pattern).weight
+        except ValueError as error:
+            fix = "more calibration_users, or method: wanda"
+            raise StageError(f"{name}: {error}", where="sparsify", fix=fix) from error
+    return found

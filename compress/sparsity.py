@@ -95,7 +95,7 @@ def sparsegpt(
     pruned_count(rows * inputs, sparsity)
     _check_pattern(inputs, sparsity, pattern)
     dead = hessian.diagonal() == 0
-    factor = inverse_factor(hessian, damping=damping).float()
+    factor = inverse_factor(_of_size_1(hessian), damping=damping).float()
     held = (weight == 0) | dead
     work = weight.float().masked_fill(dead, 0)
     kept = torch.ones_like(held)
@@ -146,6 +146,16 @@ def inverse_factor(hessian: Tensor, *, damping: float = DAMPING) -> Tensor:
         raise ValueError(f"the Hessian is not positive definite with a damping of {damping}")
     factor: Tensor = torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
     return factor
+
+
+def _of_size_1(hessian: Tensor) -> Tensor:
+    """The Hessian in float64 over a power of four near its mean diagonal: float32 holds its factor then.
+
+    A power of four makes one of two in the factor, which changes no digit of what is pruned by it.
+    """
+    mean = float(hessian.diagonal().double().mean())
+    exact = 4.0 ** round(math.log(mean, 4)) if 0 < mean < math.inf else 1.0
+    return hessian.double() / exact
 
 
 def _lowest(weight: Tensor, scores: Tensor, sparsity: float, pattern: Pattern, *, per_row: bool) -> Tensor:

@@ -195,8 +195,12 @@ def _opened(
 
 
 def measure(config: PruneWidthConfig, model: "LlmRecommender", context: Context) -> "Importance":
-    """The scores that `importance` asks for, from a seeded sample of training histories."""
+    """The scores that `importance` asks for, from a seeded sample of training histories.
+
+    Raises InputError where scores are not finite, which would rank at random.
+    """
     from compress import calibration
+    from compress.finite import check_seen
     from compress.narrowing.activation import activation_importance
     from compress.narrowing.cut import layout_of, widths_in
     from compress.narrowing.taylor import taylor_importance
@@ -210,9 +214,16 @@ def measure(config: PruneWidthConfig, model: "LlmRecommender", context: Context)
     )
     layout, widths = layout_of(model.body.config), widths_in(model.body.config)
     if config.importance == "activation":
-        return activation_importance(model, layout, widths, drawn)
-    order = 1 if config.importance == "taylor" else 2
-    return taylor_importance(model, layout, widths, drawn, order=order)
+        found = activation_importance(model, layout, widths, drawn)
+    else:
+        order = 1 if config.importance == "taylor" else 2
+        found = taylor_importance(model, layout, widths, drawn, order=order)
+    for number, scores in enumerate(found.blocks):
+        for structure, each in scores.items():
+            what = f"scores of {structure} in block {number} of {config.of!r}"
+            check_seen(each, what, where="prune-width.of")
+    check_seen(found.hidden, f"scores of the channels of {config.of!r}", where="prune-width.of")
+    return found
 
 
 def choose(importance: "Importance", before: Widths, after: Widths) -> "Kept":

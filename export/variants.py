@@ -144,6 +144,10 @@ def _may_pay(n_items: int) -> list[VariantName]:
     ]
 
 
+ROUNDS: tuple[VariantName, ...] = ("int8-body", "tensorrt-fp8")
+"""Variants that round the matrices themselves, whatever the checkpoint records."""
+
+
 def scheme_problem(name: VariantName, scheme: str | None, of: str) -> str | None:
     """Why a variant cannot be made of a checkpoint with this scheme (its summary; None: not quantized)."""
     if name in SERVED:
@@ -153,8 +157,8 @@ def scheme_problem(name: VariantName, scheme: str | None, of: str) -> str | None
                 "before this one, or take int8-body"
             )
         return unserved(name, scheme)
-    if name == "int8-body" and scheme is not None and not scheme.startswith("items-"):
-        again = f"{of!r} is quantized already ({scheme}), and int8-body would round it again"
+    if name in ROUNDS and scheme is not None and not scheme.startswith("items-"):
+        again = f"{of!r} is quantized already ({scheme}), and {name} would round it again"
         return f"{again}; to hold what it records: {holders(scheme)}"
     return None
 

@@ -68,7 +68,8 @@ def _problem(detail: ErrorDetails, model: type[BaseModel], data: Any) -> Problem
             tags = re.findall(r"'([^']*)'", str(context["expected_tags"]))
             return Problem((*place, key), f"unknown {key} {context['tag']!r}{nearest(context['tag'], tags)}")
         case "literal_error":
-            options = re.findall(r"'([^']*)'", str(context["expected"]))
+            expected = str(context["expected"])
+            options = re.findall(r"'([^']*)'", expected) or re.split(", | or ", expected)
             hint = nearest(given, options) if isinstance(given, str) else f" (valid: {', '.join(options)})"
             return Problem(place, f"cannot be {given!r}{hint}")
         case "value_error":

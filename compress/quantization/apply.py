@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from compress.calibration import Calibration, sample, validation_loss
-from compress.finite import check_finite
+from compress.finite import check_finite, check_seen
 from compress.quantization.damage import Answers, Damage, answers, damage, ndcg, ndcg_change
 from compress.quantization.grid import on_grid, scales_of
 from compress.quantization.inputs import hessians, largest_inputs
@@ -50,13 +50,17 @@ class Work:
 
     @classmethod
     def on(cls, model: SequentialRecommender, context: Context, *, users: int, name: str) -> Self:
-        """Draw the users. Raises InputError where there are none, or a weight of `name` is not finite."""
+        """Draw the users.
+
+        Raises InputError where there are none, or weights or answers of `name` are not finite.
+        """
         linears = quantizable(model)
         check_finite(model, name, where="quantize.of")
         drawn = sample(
             context.prepared, context.split, users=users, max_length=model.max_length, seed=context.seed
         )
         before = answers(model, drawn)
+        check_seen(before.vectors, f"the user vectors of {name!r}", where="quantize.of")
         return cls(model, linears, drawn, before, ndcg(model, drawn, context), context)
 
     def loss(self) -> float:

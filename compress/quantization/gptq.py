@@ -32,7 +32,7 @@ def gptq(
     Computes in float64 and takes three matrices [in, in]. Raises StageError where the Hessian is not finite.
     """
     if not torch.isfinite(hessian).all():
-        raise StageError("the inputs of this matrix are not finite", where="quantize", fix="train again")
+        raise StageError("the Hessian is not finite", where="quantize", fix="train again")
     weight, target = matrix.double(), hessian.double()
     steps = expanded(scales, group, matrix.shape[1]).double().expand_as(weight)
     order = target.diagonal().argsort(descending=True, stable=True)

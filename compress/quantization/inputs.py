@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from compress.calibration import Calibration, at_items, device_of
+from compress.finite import check_seen
+from compress.gram import gram
 from recommender.models.interface import Hidden, History, SequentialRecommender
 from recommender.models.linears import PROJECTIONS, Linear, watched
 
@@ -28,7 +30,7 @@ def hessians(
     seen = dict.fromkeys(linears, 0)
     for inputs in _batches(model, linears, calibration):
         for name, rows in inputs.items():
-            sums[name] = sums.get(name, 0.0) + (rows.T @ rows).double()
+            sums[name] = sums.get(name, 0.0) + gram(rows)
             seen[name] += len(rows)
     return {name: 2.0 / seen[name] * total for name, total in sums.items()}
 
@@ -68,7 +70,8 @@ def _batches(
 ) -> Iterator[dict[str, Tensor]]:
     """The inputs [positions, in] of each matrix, one batch after the other.
 
-    Projections are at work where items are: prompts do not pass through them.
+    Projections are at work where items are: prompts do not pass through them. Raises InputError for inputs
+    that are not finite.
     """
     last = max(linear.block for linear in linears.values())
     upto = range(max(1, min(1 + last, len(model.bodies()["user"].blocks))))
@@ -80,10 +83,13 @@ def _batches(
                     model.project(at_items(hidden.final, hidden))
             at_items_only = (history.items != 0).reshape(-1)
             everywhere = real_positions(history, hidden).reshape(-1)
-            yield {
+            real = {
                 name: rows.reshape(-1, rows.shape[-1])[at_items_only if name in PROJECTIONS else everywhere]
                 for name, rows in inputs.items()
             }
+            for name, rows in real.items():
+                check_seen(rows, f"the inputs of {name}", where="quantize.of")
+            yield real
 
 
 @contextmanager

@@ -99,7 +99,7 @@ def test_an_unknown_matrix_is_named_with_the_nearest(teacher: Bound, make_contex
         ({"scheme": "mine.txt"}, "no scheme 'mine.txt'"),
         ({"scheme": {"matrices": {"a": {"weights": "int5"}}}}, "weights"),
         ({"scheme": "nf4", "method": "gptq"}, "rounded by bitsandbytes"),
-        ({"group": 24}, "group"),
+        ({"group": 24}, "16, 32, 64, 128 or 256"),
         ({"kl_budget": -1}, "kl_budget"),
         ({"budget": 0.01}, "budget"),
         ({"percentile": 101}, "percentile"),

@@ -115,6 +115,8 @@ REFUSED = [
     ("int8-body", "int8-static", "to hold what it records: variants that can: qdq, tensorrt-int8$"),
     ("int8-body", "nf4", "to hold what it records: no variant can; fp32 and fast hold its values$"),
     ("int8-body", "llm-int8", "no variant can"),
+    ("tensorrt-fp8", "int8-static", "and tensorrt-fp8 would round it again; to hold what it records: .*qdq"),
+    ("tensorrt-fp8", "nf4", "and tensorrt-fp8 would round it again"),
     ("int8-body", "of a file", "as its kinds allow: quantized, qdq, tensorrt-int8$"),
 ]
 

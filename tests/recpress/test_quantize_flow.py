@@ -86,8 +86,10 @@ def test_the_verb_takes_the_scheme_that_a_stage_wrote_and_an_edit_runs_it_again(
     [
         ("scheme: int4, group: 16", "scheme: int8-dynamic", "the variant qdq cannot hold int8-dynamic"),
         ("scheme: int4, group: 16", "scheme: int4x", "no scheme 'int4x' (did you mean 'int4'?)"),
+        ("scheme: int4, group: 16", "scheme: int4, group: 24", "cannot be 24 (valid: 16, 32, 64, 128, 256)"),
         ("scheme: int4, group: 16", "scheme: nf4", "nf4 cannot be trained through"),
         ("variants: [quantized, qdq]", "variants: [int8-body]", "int8-body would round it again"),
+        ("variants: [quantized, qdq]", "variants: [tensorrt-fp8]", "tensorrt-fp8 would round it again"),
         ("of: student\n", "of: teacher\n", "'teacher' is not quantized, and quantized holds"),
         ("as: small, scheme", "as: smaller, scheme", "no earlier stage binds the name 'small'"),
         ("method: logits", "fake_quantize: true, method: logits", None),

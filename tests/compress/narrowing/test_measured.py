@@ -160,6 +160,24 @@ def test_taylor_scores_are_those_of_the_definition() -> None:
     assert torch.allclose(found.hidden, around.detach(), rtol=1e-3)
 
 
+def test_taylor_scores_of_shared_keys_and_values_are_those_of_the_definition() -> None:
+    model, items = tiny(kv_heads=2), rows()
+    found = taylor(model, items, 1).blocks[0]
+    attention = model.body.blocks[0].self_attn
+    names = ("q_proj", "k_proj", "v_proj", "o_proj")
+    weights = {name: getattr(attention, name).weight for name in names}
+    loss, count = next_item_loss(model, items)
+    gradients = torch.autograd.grad(loss / count, list(weights.values()))
+    q, k, v, o = (
+        (weight.detach().double() * gradient.double()).abs()
+        for weight, gradient in zip(weights.values(), gradients, strict=True)
+    )
+    heads = q.view(4, -1).sum(1) + o.sum(0).view(4, -1).sum(1)
+    shared = k.view(2, -1).sum(1) + v.view(2, -1).sum(1)
+    assert torch.allclose(found["heads"], heads, rtol=1e-3) and torch.allclose(found["kv"], shared, rtol=1e-3)
+    assert len(found["kv"]) == 2 and float(shared.min()) > 0
+
+
 def test_second_order_scores_are_those_of_the_definition() -> None:
     model, items = tiny(), rows(users=4, shortest=3)
     found = taylor(model, items, 2).blocks[1]["ffn"]
