@@ -13,7 +13,7 @@ import numpy as np
 from bench.apart import How
 from bench.candidates import Candidate, formulas_of
 from bench.child import Child, ChildFailed, as_plain
-from bench.config import RooflineSettings
+from bench.config import BenchConfig, RooflineSettings
 from bench.environment import environment
 from bench.gpu_roofline import MOST_POSITIONS as MOST_ON_GPU
 from bench.gpu_roofline import GpuPeaks, gpu_machine, runs_in_tf32
@@ -23,7 +23,6 @@ from bench.peaks import Shape, last_level_cache
 from bench.providers import cuda_device
 from bench.report import wording
 from bench.report.roofline_parts import GpuMachine
-from bench.stage import BenchConfig
 from bench.timing import Timings
 from recommender.cost import CostFormulas, PartName, Work, counts, work_of
 from recommender.errors import RecpressError

@@ -20,6 +20,7 @@ from bench.candidates import (
     runnable,
 )
 from bench.child import ChildFailed
+from bench.config import BenchConfig
 from bench.environment import environment, usable_cores
 from bench.facts import facts
 from bench.findings import findings
@@ -34,7 +35,6 @@ from bench.report.roofline_parts import Roofline
 from bench.report.schema import Report
 from bench.roofline import in_words, measure_roofline
 from bench.samples import draw_samples
-from bench.stage import BenchConfig
 from bench.timing import Timings, time_all
 from recommender.errors import InputError, StageError
 from recommender.files import read_json

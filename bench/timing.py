@@ -9,6 +9,7 @@ import numpy as np
 from bench import energy
 from bench.candidates import Candidate, device_of
 from bench.child import Call, Child, ChildFailed
+from bench.config import BenchConfig
 from bench.crew import TWIN, Crew, Limits
 from bench.device_work import CALLS, DeviceWork
 from bench.latency import Timed, Turn, latency, measure
@@ -16,7 +17,6 @@ from bench.loads import USERS, Load, make_load
 from bench.providers import cuda_device
 from bench.report.schema import Energy, Latency
 from bench.saturation import OpenLoopResult, probe
-from bench.stage import BenchConfig
 from recommender.stage import Context
 
 BURST_SECONDS = 2.0

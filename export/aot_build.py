@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, PositiveInt
 
-from export.variants import COMPILED, VariantName
+from export.variants import COMPILED, VariantName, sizes
 from recommender.data.config import Section
 from recommender.errors import InputError, StageError
 
@@ -92,7 +92,6 @@ def compiled_entry(
     cannot export the model, or the compiler fails or takes too long.
     """
     from export import aot
-    from export.entries import sizes
 
     same, told = sizes(manifest), manifest["catalogue"]
     del same["opset"]

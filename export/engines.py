@@ -26,7 +26,7 @@ from export.quantized_body import quantized_body
 from export.recorded import Recorded
 from export.static import replace_weights, static_graph, table_weights, weights_of_table, with_spare_rows
 from export.tensorrt_config import SEEN_STEP, TensorrtConfig
-from export.variants import ENGINE, VariantName
+from export.variants import ENGINE, VariantName, sizes
 from recommender.errors import GateError, InputError, StageError
 from recommender.scoring import HistoryArrays
 from recommender.stage import Progress, silent
@@ -227,8 +227,6 @@ def _built(
     order: EngineOrder,
     length: int,
 ) -> dict[str, Any]:
-    from export.entries import sizes
-
     same = sizes(manifest)
     files, told = build_engine(name, graph, catalogue, order, length=length, top_k=same["top_k"])
     if not (catalogue.parent / RUNNER).exists():

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from export.ann import INDEX, AnnConfig, write_index
 from export.recorded_table import table_entry
-from export.variants import COMPILED, ENGINE, HALF, SPLIT, BodyKind, HeadKind, Split, VariantName
+from export.variants import COMPILED, ENGINE, HALF, SPLIT, BodyKind, HeadKind, Split, VariantName, sizes
 from recommender.quantization_scheme import QuantizationScheme, TableBits
 
 if TYPE_CHECKING:
@@ -193,12 +193,6 @@ def half_entry(
         "runs_on": runtimes + ("" if here else "; not onnxruntime on a CPU, which has no kernels for it"),
         **same,
     }
-
-
-def sizes(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """What the entry of every variant says alike: the numbers of the canonical one."""
-    same = ("format", "opset", "top_k", "max_length", "parameters", "body_parameters", "inputs", "outputs")
-    return {key: manifest["variants"][0][key] for key in same}
 
 
 def _precision(body: BodyKind, split: Split, table: TableBits) -> str:

@@ -5,9 +5,9 @@
 (user vectors to lists), so the catalogue can be swapped without touching the body.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from recommender.quantization_scheme import SERVED, holders, unserved
 
@@ -173,3 +173,9 @@ def is_lossy(name: str) -> bool:
 def may_be_default(name: str) -> bool:
     """Whether a variant ranks like the canonical graph and runs wherever onnxruntime does."""
     return not is_lossy(name) and name not in COMPILED and name not in ENGINE
+
+
+def sizes(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What the entry of every variant says alike: the numbers of the canonical one."""
+    same = ("format", "opset", "top_k", "max_length", "parameters", "body_parameters", "inputs", "outputs")
+    return {key: manifest["variants"][0][key] for key in same}

@@ -105,11 +105,11 @@ STAGES: StageTable = {
         LEARNING,
     ),
     "export": StageKind(
-        "write a deployable artifact", "export.stage:ExportConfig", "export.stage:run", EXPORTING
+        "write a deployable artifact", "export.config:ExportConfig", "export.stage:run", EXPORTING
     ),
     "bench": StageKind(
         "measure quality and speed, write the report",
-        "bench.stage:BenchConfig",
+        "bench.config:BenchConfig",
         "bench.stage:run",
         MEASURING,
         measures=True,

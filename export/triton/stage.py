@@ -10,7 +10,7 @@ from recommender.errors import InputError
 from recommender.stage import Bound, Context, Outputs, Shape
 
 if TYPE_CHECKING:
-    from export.stage import ExportConfig
+    from export.config import ExportConfig
 
 
 def run(config: "ExportConfig", inputs: Mapping[str, Bound], context: Context) -> Outputs:

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from bench.config import BenchConfig
 from bench.report.files import read
 from bench.report.schema import Report
-from bench.stage import BenchConfig, run
+from bench.stage import run
 from recommender.data.config import DataConfig, EvaluationConfig
 from recommender.stage import Bound, Context
 from tests.bench.fakes import artifact, checkpoint, tiny_log

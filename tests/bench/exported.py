@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.stage import BenchConfig
+from bench.config import BenchConfig
 from export.artifact import Origin, write_artifact
 from recommender.checkpoint import save_checkpoint
 from recommender.files import read_json, write_json

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from bench.config import BenchConfig
 from bench.gate_stage import GateConfig, run
 from bench.report.files import write
-from bench.stage import BenchConfig
 from recommender.errors import GateError, InputError
 from recommender.files import read_json
 from recommender.stage import Bound, Context, Shape

@@ -13,9 +13,10 @@ from pydantic import ValidationError
 
 from bench import energy
 from bench.candidates import device_of, left_out, not_whole, resolve, runnable
+from bench.config import BenchConfig
 from bench.providers import PROVIDERS, check_devices, cuda_device
 from bench.report.files import read
-from bench.stage import BenchConfig, run
+from bench.stage import run
 from bench.timing import _Power, _Tracing
 from export import runtime
 from recommender.errors import InputError

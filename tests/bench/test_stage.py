@@ -9,9 +9,10 @@ import pytest
 from pydantic import ValidationError
 
 from bench.candidates import resolve
+from bench.config import BenchConfig
 from bench.report.schema import CandidateReport, Report
 from bench.session import _judge
-from bench.stage import BenchConfig, run
+from bench.stage import run
 from bench.timing import Timings
 from recommender.data.config import EvaluationConfig
 from recommender.errors import InputError

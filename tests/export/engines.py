@@ -4,8 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from export.config import ExportConfig
 from export.runtime import Artifact, TopK
-from export.stage import ExportConfig
 from export.tensorrt import Asked, build
 from recommender.data.prepared import Prepared
 from recommender.files import read_json

@@ -9,9 +9,10 @@ import pytest
 
 from export.ann import INDEX, gate_recall, made_up, measure_recall
 from export.artifact import keep_variants
+from export.config import ExportConfig
 from export.refresh import refresh_items, versions
 from export.runtime import Artifact
-from export.stage import ExportConfig, run
+from export.stage import run
 from export.verify import verify_artifact
 from recommender.checkpoint import save_checkpoint
 from recommender.data.prepared import Prepared

@@ -20,7 +20,7 @@ from export.aot_build import (
     save_program,
     trace,
 )
-from export.stage import ExportConfig
+from export.config import ExportConfig
 from export.variants import COMPILED, is_lossy, may_be_default, to_try
 from recommender.errors import InputError, StageError
 from recommender.models.interface import Hidden, History, SequentialRecommender

@@ -16,8 +16,9 @@ import pytest
 import torch
 
 from export.aot_build import AotConfig, require_compiler
+from export.config import ExportConfig
 from export.runtime import Artifact
-from export.stage import ExportConfig, run
+from export.stage import run
 from export.verify import verify_artifact
 from recommender.checkpoint import save_checkpoint
 from recommender.data.prepared import Prepared

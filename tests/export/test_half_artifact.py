@@ -11,10 +11,11 @@ import pytest
 
 import export.half
 from export.artifact import keep_variants
+from export.config import ExportConfig
 from export.half_check import gate_agreement, open_rounded
 from export.refresh import refresh_items, versions
 from export.runtime import Artifact, ArtifactError
-from export.stage import ExportConfig, run
+from export.stage import run
 from export.variants import HalfKind, is_lossy, to_try
 from export.verify import verify_artifact
 from recommender.checkpoint import save_checkpoint

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from export.config import ExportConfig
 from export.refresh import refresh_items
 from export.runtime import Artifact
-from export.stage import ExportConfig, run
+from export.stage import run
 from recommender.checkpoint import save_checkpoint
 from recommender.data.prepared import Prepared
 from recommender.errors import GateError, InputError

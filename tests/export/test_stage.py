@@ -7,9 +7,10 @@ import pytest
 from pydantic import ValidationError
 
 import export.onnx
+from export.config import ExportConfig
 from export.parity import ParityConfig
 from export.runtime import Artifact
-from export.stage import ExportConfig, run
+from export.stage import run
 from recommender.checkpoint import save_checkpoint
 from recommender.data.prepared import Prepared
 from recommender.errors import GateError, InputError

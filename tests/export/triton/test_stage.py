@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from export.artifact import seal
+from export.config import ExportConfig
 from export.runtime import read_manifest
-from export.stage import ExportConfig, run
+from export.stage import run
 from export.triton.golden import TOLERANCES
 from export.triton.verify import verify_repository
 from recommender.data.prepared import Prepared
