@@ -36,7 +36,8 @@ def main() -> None:
             for row in [*of_report(run), *of_stages(run, taken)]:
                 file.write(json.dumps(row) + "\n")
     for run in options.runs if options.ranks else ():
-        keep_ranks(run, options.out.parent / "ranks" / run.name)
+        if (run / "report.json").exists():
+            keep_ranks(run, options.out.parent / "ranks" / run.name)
 
 
 def keep_ranks(run: Path, folder: Path) -> None:
