@@ -47,7 +47,9 @@ def test_wrong_costs_are_refused(given: dict[str, object]) -> None:
         CostSettings.model_validate(given)
 
 
-def test_reading_the_sections_loads_nothing_of_the_report() -> None:
-    code = "import sys, bench.config; print([m for m in sys.modules if m.startswith('bench.')])"
+def test_reading_the_options_loads_no_report_and_no_runtime() -> None:
+    code = "import sys, bench.config; print(*sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout
-    assert said.strip() == "['bench.config']"
+    loaded = said.split()
+    assert {name for name in loaded if name.startswith("bench.")} == {"bench.config", "bench.providers"}
+    assert not {"torch", "onnxruntime"} & set(loaded)
